@@ -1,0 +1,44 @@
+"""`appswitch services`: what can be connected to."""
+
+from __future__ import annotations
+
+from .ask import ask
+from .options import OUTPUT, RUN_DIR, Command, Values
+from .output import age, report
+
+
+def main(values: Values) -> int:
+    found = ask(values, {"op": "services"})
+    rows = [
+        (
+            row["name"],
+            row["vip"],
+            row["port"],
+            row["host"],
+            row["program"],
+            row["bound"],
+            row["address"],
+            row["published"],
+            row["tags"],
+            row["balance"],
+            age(row["since_s"]),
+        )
+        for row in found
+    ]
+    header = ("NAME", "VIP", "PORT", "HOST", "PROGRAM", "BOUND", "ADDRESS", "PUBLISHED", "TAGS", "BALANCE", "AGE")
+    return report(values, found, header, rows)
+
+
+COMMAND = Command(
+    "services",
+    "[OPTIONS]",
+    "The services that programs offer, on all hosts of the cluster: one line for each listener.",
+    (OUTPUT, RUN_DIR),
+    main,
+    """
+JSON: [{name, vip, port, instance, program (its id there), bound, address, listener, transport, balance, tags: [text],
+since_s, host (null outside a cluster), weight, uid (of its owner), published: ["ip:port"]}]. bound is the address that
+the program gave to bind(); address the real "ip:port" behind the service, null when it has none; listener names the
+Unix socket below the run directory, null for those of other hosts; published are the ports of this host that lead to
+it (`run --expose`).""",
+)

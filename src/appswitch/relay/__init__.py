@@ -1,0 +1,1 @@
+"""The relay: reads and writes the programs' point-to-point devices, answers DNS, refuses the rest."""

@@ -1,0 +1,234 @@
+"""IP packets as a program's namespace sends them and as it gets them back: pure functions over bytes.
+
+Whatever the bytes are, nothing here raises. Checksums of what arrives are not looked at: nothing can have
+damaged a packet between two ends on one machine, and a veth end may hand it over before they are filled in.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION_OPTIONS = 0, 43, 44, 60
+_HOPS = 64
+# An ICMP error may be this long with its IP header: RFC 1812, 4.3.2.3, and RFC 4443, 3.1.
+_ERROR_V4, _ERROR_V6 = 576, 1280
+
+_FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One IP packet. Addresses are packed (4 or 16 octets); the transport header begins at `at` in `raw`.
+
+    `raw` ends where the IP header says. `partial`: a fragment; `first`: it holds the transport header.
+    """
+
+    raw: bytes
+    source: bytes
+    destination: bytes
+    protocol: int
+    at: int
+    partial: bool
+    first: bool
+
+    @property
+    def transport(self) -> bytes:
+        """The transport header and what follows it."""
+        return self.raw[self.at :]
+
+    @cached_property
+    def datagram(self) -> Datagram | None:
+        """The UDP datagram inside, if that is what the packet holds and it is whole."""
+        if self.protocol != UDP or self.partial or len(self.raw) < self.at + 8:
+            return None
+        source_port, port, length = struct.unpack_from("!HHH", self.raw, self.at)
+        if not 8 <= length <= len(self.raw) - self.at:
+            return None
+        return Datagram(source_port, port, self.raw[self.at + 8 : self.at + length])
+
+    @property
+    def port(self) -> int:
+        """The destination port; 0 where the protocol has none or the header is not there."""
+        if self.protocol not in (TCP, UDP) or not self.first or len(self.raw) < self.at + 4:
+            return 0
+        return int.from_bytes(self.raw[self.at + 2 : self.at + 4], "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A UDP datagram's ports and content."""
+
+    source_port: int
+    port: int
+    payload: bytes
+
+
+def text(address: bytes) -> str:
+    """A packed address as text."""
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def parse(raw: bytes) -> Packet | None:
+    """The packet that these bytes are, or None when they are no whole, well-formed IP packet."""
+    if not raw:
+        return None
+    if raw[0] >> 4 == 4:
+        return _parse_v4(raw)
+    return _parse_v6(raw) if raw[0] >> 4 == 6 else None
+
+
+def _parse_v4(raw: bytes) -> Packet | None:
+    header = (raw[0] & 15) * 4
+    if header < 20 or len(raw) < header:
+        return None
+    total, _, fragment, _, protocol = struct.unpack_from("!HHHBB", raw, 2)
+    if not header <= total <= len(raw):
+        return None
+    return Packet(
+        raw[:total],
+        source=raw[12:16],
+        destination=raw[16:20],
+        protocol=protocol,
+        at=header,
+        partial=bool(fragment & 0x3FFF),
+        first=not fragment & 0x1FFF,
+    )
+
+
+def _parse_v6(raw: bytes) -> Packet | None:
+    if len(raw) < 40:
+        return None
+    total = 40 + int.from_bytes(raw[4:6], "big")
+    if total > len(raw):
+        return None
+    protocol, at, partial, first = raw[6], 40, False, True
+    while protocol in (_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION_OPTIONS) and first:
+        if at + 8 > total:
+            return None
+        if protocol == _FRAGMENT:
+            offset = int.from_bytes(raw[at + 2 : at + 4], "big")
+            partial, first = partial or bool(offset & 0xFFF9), not offset & 0xFFF8
+            length = 8
+        else:
+            length = 8 + raw[at + 1] * 8
+        protocol = raw[at]
+        at += length
+    if at > total:
+        return None
+    return Packet(raw[:total], raw[8:24], raw[24:40], protocol, at, partial, first)
+
+
+def udp_reply(packet: Packet, payload: bytes) -> bytes | None:
+    """The packet that brings `payload` to the sender of the datagram in `packet`, from its destination.
+
+    None when `packet` holds no datagram or `payload` fits no packet.
+    """
+    asked = packet.datagram
+    length = 8 + len(payload)
+    if asked is None or length > 65535 - (20 if len(packet.source) == 4 else 0):
+        return None
+    header = struct.pack("!HHHH", asked.port, asked.source_port, length, 0)
+    # A sum of zero would mean "no checksum" (RFC 768).
+    check = _sum(_pseudo(packet.destination, packet.source, UDP, length) + header + payload) or 0xFFFF
+    body = header[:6] + check.to_bytes(2, "big") + payload
+    return _ip(packet.destination, packet.source, UDP, body)
+
+
+def refusal(packet: Packet) -> bytes | None:
+    """What tells the sender of `packet` at once that it will not be carried; None where silence is the rule.
+
+    UDP: ICMP port unreachable; TCP: a reset; others: host or protocol unreachable. Never about an ICMP error,
+    to or about a group, or about a later fragment (RFC 1122, 3.2.2; RFC 4443, 2.4 e).
+    """
+    if not packet.first or not _single(packet.source) or not _single(packet.destination):
+        return None
+    v4 = len(packet.source) == 4
+    if packet.protocol == TCP:
+        return _reset(packet)
+    if packet.protocol == UDP:
+        return _unreachable_v4(packet, 3) if v4 else _unreachable_v6(packet, 4)
+    if packet.protocol == (ICMP if v4 else ICMPV6):
+        asks = packet.raw[packet.at : packet.at + 1] in ((b"\x08", b"\x0d") if v4 else (b"\x80",))
+        if not asks:  # an error, an answer, neighbour or multicast housekeeping
+            return None
+        return _unreachable_v4(packet, 1) if v4 else _unreachable_v6(packet, 3)
+    return _unreachable_v4(packet, 2) if v4 else _unreachable_v6(packet, 3)
+
+
+def is_group(address: bytes) -> bool:
+    """Whether `address` is a multicast or broadcast one."""
+    if len(address) == 16:
+        return address[0] == 0xFF
+    return address[0] >= 224  # multicast, and the reserved class E with the broadcast address
+
+
+def _single(address: bytes) -> bool:
+    """Whether an error may go to or speak for `address`: it stands for one host.
+
+    127/8 does: it is the source of a program that has no other IPv4 address.
+    """
+    if len(address) == 16:
+        return not is_group(address) and (any(address[:15]) or address[15] > 1)
+    return not is_group(address) and address[0] != 0
+
+
+def _unreachable_v4(packet: Packet, code: int) -> bytes:
+    quoted = packet.raw[: _ERROR_V4 - 28]
+    head = struct.pack("!BBHI", 3, code, 0, 0)
+    check = _sum(head + quoted)
+    body = head[:2] + check.to_bytes(2, "big") + head[4:] + quoted
+    return _ip(packet.destination, packet.source, ICMP, body)
+
+
+def _unreachable_v6(packet: Packet, code: int) -> bytes:
+    quoted = packet.raw[: _ERROR_V6 - 48]
+    head = struct.pack("!BBHI", 1, code, 0, 0)
+    check = _sum(_pseudo(packet.destination, packet.source, ICMPV6, 8 + len(quoted)) + head + quoted)
+    body = head[:2] + check.to_bytes(2, "big") + head[4:] + quoted
+    return _ip(packet.destination, packet.source, ICMPV6, body)
+
+
+def _reset(packet: Packet) -> bytes | None:
+    """The answer of a closed port (RFC 9293, 3.10.7.1)."""
+    segment = packet.transport
+    if len(segment) < 20 or packet.partial:
+        return None
+    source_port, port, sequence, acknowledged, offset, flags = struct.unpack_from("!HHIIBB", segment)
+    header = (offset >> 4) * 4
+    if flags & _RST or not 20 <= header <= len(segment):
+        return None
+    if flags & _ACK:
+        sequence, acknowledged, answer = acknowledged, 0, _RST
+    else:
+        length = len(segment) - header + bool(flags & _SYN) + bool(flags & _FIN)
+        sequence, acknowledged, answer = 0, (sequence + length) & 0xFFFFFFFF, _RST | _ACK
+    head = struct.pack("!HHIIBBHHH", port, source_port, sequence, acknowledged, 5 << 4, answer, 0, 0, 0)
+    check = _sum(_pseudo(packet.destination, packet.source, TCP, 20) + head)
+    return _ip(packet.destination, packet.source, TCP, head[:16] + check.to_bytes(2, "big") + head[18:])
+
+
+def _ip(source: bytes, destination: bytes, protocol: int, body: bytes) -> bytes:
+    if len(source) == 16:
+        return struct.pack("!IHBB", 6 << 28, len(body), protocol, _HOPS) + source + destination + body
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, _HOPS, protocol, 0) + source + destination
+    return head[:10] + _sum(head).to_bytes(2, "big") + head[12:] + body
+
+
+def _pseudo(source: bytes, destination: bytes, protocol: int, length: int) -> bytes:
+    if len(source) == 16:
+        return source + destination + struct.pack("!II", length, protocol)
+    return source + destination + struct.pack("!HH", protocol, length)
+
+
+def _sum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071): the complement of the ones' complement sum of the 16-bit words."""
+    if len(data) & 1:
+        data += b"\0"
+    # 2**16 is 1 modulo 65535: the number that the bytes spell leaves the same rest as the sum of its words.
+    rest = int.from_bytes(data, "big") % 65535
+    return ~rest & 0xFFFF if rest or not any(data) else 0

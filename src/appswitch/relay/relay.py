@@ -1,0 +1,341 @@
+"""The relay: one process and one thread that reads the programs' devices, answers DNS and refuses the rest.
+
+The supervisor tells it about programs over the control socket (SOCK_SEQPACKET), in JSON with descriptors:
+
+    {"op": "attach", "id": ..., "kind": "tun" | "packet", "vips": [...]}    device, then UDP sockets on the
+                                                                            program's loopback, port 53
+    {"op": "detach", "id": ...}
+
+An attach may carry "name", what the log calls the program, and "expected", names with the addresses that they are
+answered with to this program while nobody has them: those that it waits for. The end of the control socket ends the
+relay. With nothing to do the process sleeps without a timer.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import resource
+import select
+import socket
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+from appswitch.dns import message as dns
+from appswitch.dns import resolv_conf
+from appswitch.dns.answers import Directory, Drop, Expecting, Reply, decide
+from appswitch.dns.forward import Forwarder, Stats
+from appswitch.linux import device
+from appswitch.relay import packets, streams
+from appswitch.relay.loop import Loop
+from appswitch.relay.refusals import Refusals
+from appswitch.relay.resolver_file import ResolverFile
+
+DNS_PORT = 53
+DRAIN = 64  # packets of one device in a turn of the loop: the others' turn comes whatever one program sends
+
+log = logging.getLogger("appswitch.relay")
+
+Deliver = Callable[[bytes | None], None]
+
+
+def run(
+    control: socket.socket,
+    open_directory: Callable[[], Directory],
+    *,
+    domain: str,
+    virtual_range: str,
+    run_dir: str,
+    upstreams: list[str] | None,
+    stats: Stats,
+    host_file: str = resolv_conf.HOST,
+) -> NoReturn:
+    """Serve until the supervisor closes `control`, then exit with 0.
+
+    `open_directory` is called once, in this process. `virtual_range`: CIDR notation. `run_dir`: where the
+    socket for DNS over TCP goes, and the resolver file that programs see. `upstreams`: numeric addresses to ask
+    instead of the host's resolvers. `host_file`: the host's resolv.conf, followed as it changes.
+    Raises OSError when the socket cannot be made, ValueError when an upstream is no address.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    relay = Relay(
+        control,
+        open_directory(),
+        domain=domain,
+        virtual_range=virtual_range,
+        run_dir=run_dir,
+        upstreams=upstreams,
+        stats=stats,
+        host_file=host_file,
+    )
+    try:
+        relay.serve()
+    finally:
+        relay.close()
+    raise SystemExit(0)
+
+
+class Program:
+    """An attached program: its device, its addresses (packed), and its sockets for DNS on loopback."""
+
+    def __init__(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Takes over `fds` if it returns. KeyError, TypeError, ValueError or OSError: a bad message."""
+        self.id = str(message["id"])
+        self.name = str(message.get("name") or self.id)
+        self.kind = str(message["kind"])
+        if self.kind not in (device.TUN, device.PACKET) or not fds:
+            raise ValueError(f"no device, or of unknown kind {self.kind!r}")
+        expected = dict(message.get("expected") or {})
+        self.expected = {str(name): str(address) for name, address in expected.items()}
+        self.addresses = {_packed(text) for text in message["vips"]}
+        self.fd = fds[0]
+        self.sockets: list[socket.socket] = []
+        try:
+            for fd in fds[1:]:
+                self.sockets.append(socket.socket(fileno=fd))
+            os.set_blocking(self.fd, False)
+        except OSError:
+            for sock in self.sockets:
+                sock.detach()
+            raise
+
+    def may_send_from(self, address: bytes) -> bool:
+        """Whether packets of this program may come from `address`.
+
+        Besides its own: loopback and IPv6 link-local addresses, its source where it has none of the family.
+        They mean nothing outside its namespace.
+        """
+        if address in self.addresses:
+            return True
+        if len(address) == 4:
+            return address[0] == 127
+        return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def _packed(text: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+
+
+class Relay:
+    """The loop and what it serves."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        directory: Directory,
+        *,
+        domain: str,
+        virtual_range: str,
+        run_dir: str,
+        upstreams: list[str] | None,
+        stats: Stats,
+        host_file: str = resolv_conf.HOST,
+    ) -> None:
+        self._control, self._directory, self._stats = control, directory, stats
+        self._domain, self._virtual_range = domain, virtual_range
+        self._loop = Loop()
+        self._resolver_file = ResolverFile(run_dir, domain, virtual_range, host_file)
+        self._forwarder = Forwarder(self._loop, stats, upstreams, host=self._resolver_file.follow)
+        path = os.path.join(run_dir, streams.NAME)
+        self._streams = streams.Streams(self._loop, path, self._resolve_stream)
+        self._programs: dict[str, Program] = {}
+        self._refusals = Refusals()
+        self._ended = False
+        control.setblocking(False)
+        self._loop.watch(control.fileno(), select.EPOLLIN, self._on_control)
+
+    def serve(self) -> None:
+        """Work until the control socket ends."""
+        while not self._ended:
+            timers = (self._forwarder.timeout(), self._streams.timeout())
+            self._loop.turn(min((timer for timer in timers if timer is not None), default=None))
+            self._forwarder.expire()
+            self._streams.expire()
+
+    def close(self) -> None:
+        """Give everything back but the control socket."""
+        for program in list(self._programs.values()):
+            self._detach(program)
+        self._forwarder.close()
+        self._streams.close()
+        self._loop.close()
+
+    # ---- programs ----
+
+    def _on_control(self, _events: int) -> None:
+        try:
+            data, fds, flags, _ = socket.recv_fds(self._control, 65536, 64, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._ended = True
+            return
+        if not data:
+            self._ended = True
+            return
+        try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise ValueError("cut off: too long, or no descriptors are left in this process")
+            self._obey(json.loads(data), fds)
+        except (ValueError, KeyError, TypeError, OSError) as problem:
+            log.error("the supervisor's message %.200r is of no use: %s", data, problem)
+        for fd in fds:
+            os.close(fd)
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Do what the message says; takes from `fds` the descriptors that it keeps."""
+        old = self._programs.get(str(message["id"]))
+        if message["op"] == "attach":
+            program = Program(message, fds)
+            fds.clear()
+            if old is not None:
+                self._detach(old)
+            try:
+                self._attach(program)
+            except OSError:
+                self._detach(program)
+                raise
+        elif message["op"] != "detach":
+            raise ValueError("unknown operation")
+        elif old is not None:
+            self._detach(old)
+            self._forwarder.forget(old.id)
+
+    def _attach(self, program: Program) -> None:
+        self._resolver_file.follow()
+        self._programs[program.id] = program
+        self._loop.watch(program.fd, select.EPOLLIN, partial(self._on_device, program))
+        for sock in program.sockets:
+            self._loop.watch(sock.fileno(), select.EPOLLIN, partial(self._on_socket, program, sock))
+
+    def _detach(self, program: Program) -> None:
+        self._programs.pop(program.id, None)
+        self._refusals.forget(program.id)
+        self._drop_device(program)
+        for sock in program.sockets:
+            self._loop.forget(sock.fileno())
+            sock.close()
+
+    def _drop_device(self, program: Program) -> None:
+        if program.fd >= 0:
+            self._loop.forget(program.fd)
+            os.close(program.fd)
+            program.fd = -1
+
+    # ---- packets ----
+
+    def _on_device(self, program: Program, _events: int) -> None:
+        for _ in range(DRAIN):
+            if program.fd < 0:
+                return
+            try:
+                raw = device.read_packet(program.fd, program.kind)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as problem:
+                # A packet socket says once that its device went down. Anything else is the end of the device.
+                if problem.errno != errno.ENETDOWN:
+                    self._drop_device(program)
+                return
+            packet = packets.parse(raw)
+            if packet is not None and not packets.is_group(packet.destination):
+                self._on_packet(program, packet)
+
+    def _on_packet(self, program: Program, packet: packets.Packet) -> None:
+        if not program.may_send_from(packet.source):
+            self._stats.add("spoofed")
+            return
+        datagram = packet.datagram
+        if datagram is not None and datagram.port == DNS_PORT:
+            self._resolve(datagram.payload, program.id, False, partial(self._reply, program, packet))
+            return
+        refusal = packets.refusal(packet)
+        if refusal is not None:
+            self._stats.add("datagrams_refused")
+            self._log_refusal(program, packet)
+            self._write(program, refusal)
+
+    def _log_refusal(self, program: Program, packet: packets.Packet) -> None:
+        what = (packet.protocol, packet.destination, packet.port)
+        if self._refusals.worth_a_line(program.id, what, time.monotonic()):
+            destination = packets.text(packet.destination)
+            if packet.port:
+                destination = f"[{destination}]" if ":" in destination else destination
+                destination += f":{packet.port}"
+            log.info(
+                "%s from %s (%s) to %s refused: only DNS is carried so far",
+                {packets.UDP: "datagram", packets.TCP: "TCP segment"}.get(packet.protocol, "packet"),
+                program.name,
+                packets.text(packet.source),
+                destination,
+            )
+
+    def _reply(self, program: Program, packet: packets.Packet, answer: bytes | None) -> None:
+        if answer is None:
+            return
+        if not self._send(program, packet, answer):
+            self._send(program, packet, dns.truncated(answer))
+
+    def _send(self, program: Program, packet: packets.Packet, answer: bytes) -> bool:
+        reply = packets.udp_reply(packet, answer)
+        return reply is not None and self._write(program, reply)
+
+    def _write(self, program: Program, packet: bytes) -> bool:
+        """Deliver to the program's namespace; False when the packet is too long for its device."""
+        if program.fd >= 0:
+            try:
+                device.write_packet(program.fd, program.kind, packet)
+            except OSError as problem:
+                return problem.errno != errno.EMSGSIZE
+        return True
+
+    def _on_socket(self, program: Program, sock: socket.socket, _events: int) -> None:
+        for _ in range(DRAIN):
+            try:
+                query, client = sock.recvfrom(dns.LIMIT, socket.MSG_DONTWAIT)
+            except OSError:  # nothing more, or word that a client did not wait for its answer
+                return
+
+            def deliver(answer: bytes | None, client: Any = client) -> None:
+                if answer is not None and sock.fileno() >= 0:
+                    try:
+                        sock.sendto(answer, socket.MSG_DONTWAIT, client)
+                    except OSError:
+                        pass
+
+            self._resolve(query, program.id, False, deliver)
+
+    # ---- DNS ----
+
+    def _resolve_stream(self, query: bytes, program: str, deliver: Deliver) -> None:
+        self._resolve(query, program, True, deliver)
+
+    def _resolve(self, query: bytes, program: str, over_tcp: bool, deliver: Deliver) -> None:
+        try:
+            asker = self._programs.get(program)
+            directory = Expecting(self._directory, asker.expected) if asker and asker.expected else self._directory
+            decision = decide(
+                query,
+                directory,
+                domain=self._domain,
+                over_tcp=over_tcp,
+                virtual_range=self._virtual_range,
+            )
+        except Exception as problem:  # whatever is wrong with the table, the others' DNS goes on
+            self._stats.add("faults")
+            if self._refusals.worth_a_line("", repr(problem), time.monotonic()):
+                log.error("a DNS query could not be answered from the table: %r", problem)
+            deliver(dns.error(query, dns.SERVFAIL))
+            return
+        if isinstance(decision, Reply):
+            self._stats.add("dns_answered")
+            deliver(decision.message)
+        elif isinstance(decision, Drop):
+            deliver(None)
+        else:
+            self._forwarder.submit(query, program, over_tcp, deliver)

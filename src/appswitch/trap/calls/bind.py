@@ -1,0 +1,78 @@
+"""bind(2): native, in the program's own namespace, whose `lo` carries the virtual IP.
+
+Only port 0 is answered here: the ephemeral port must be one that no other program of the same virtual IP serves,
+or the two would be taken for instances of one service.
+"""
+
+from __future__ import annotations
+
+import errno
+from socket import AF_INET, AF_INET6, SO_DOMAIN, SO_TYPE, SOCK_STREAM, SOL_SOCKET
+
+from ...linux import libc, sockaddr
+from ...linux.seccomp import Call
+from ...linux.view import release
+from ..program import Borrowed, Failure, Program, as_int, cookie_of, is_of_host
+from ..worker import Worker
+
+_TRIES = 64
+#: Interrupted calls of a program that are remembered.
+_KEPT = 4096
+_FIRST, _LAST = 32768, 60999  # ip_local_port_range
+
+
+def bind(worker: Worker, program: Program, call: Call) -> None:
+    length = as_int(call.a2)
+    sock = program.borrow(call, call.a0)
+    try:
+        family = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
+        if family not in (AF_INET, AF_INET6) or sock.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM:
+            program.proceed(call)
+            return
+        if is_of_host(sock):
+            raise Failure(errno.EINVAL)  # never: it would take a port of the host
+        minimum = sockaddr.IN_SIZE if family == AF_INET else sockaddr.IN6_MINIMUM
+        if not minimum <= length <= sockaddr.LARGEST:
+            program.proceed(call)
+            return
+        raw = program.read(call, call.a1, length)
+        port = int.from_bytes(raw[2:4], "big")
+        if port:
+            worker.listeners.drop_closed(program, port)
+            worker.listeners.when_left(program, port, call, lambda: program.proceed(call))
+            return
+        cookie = cookie_of(sock)
+        if cookie not in program.bound_unheard:
+            bind_ephemeral(worker, program, sock, raw)
+        program.bound_unheard.discard(cookie)
+        if not program.reply(call):
+            if len(program.bound_unheard) >= _KEPT:
+                program.bound_unheard.clear()
+            program.bound_unheard.add(cookie)  # interrupted: the call comes again
+    finally:
+        release(sock)
+
+
+def bind_ephemeral(worker: Worker, program: Program, sock: Borrowed, raw: bytes) -> None:
+    """Bind to a port that nobody known serves under the program's virtual IP."""
+    fd = sock.fileno()
+    vip = program.identity.vip
+    code = errno.EADDRINUSE
+    for _ in range(_TRIES):
+        port = worker.random.randint(_FIRST, _LAST)
+        if worker.table.lookup(vip, port)[0]:
+            continue
+        code = raw_bind(fd, raw[:2] + port.to_bytes(2, "big") + raw[4:])
+        if code != errno.EADDRINUSE:
+            break
+    if code:
+        raise Failure(code)
+
+
+def raw_bind(fd: int, address: bytes) -> int:
+    """bind() with the bytes as they are; returns the errno, 0 when done."""
+    try:
+        libc.call("bind", fd, address, len(address))
+    except OSError as error:
+        return error.errno or errno.EINVAL
+    return 0

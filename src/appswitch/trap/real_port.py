@@ -1,0 +1,113 @@
+"""The host's own address and port for a service (paper, section 5.1): what reaches it comes from outside the switch."""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import logging
+import random
+import socket
+import struct
+from collections.abc import Iterator
+
+from ..linux.view import view
+from ..model.address import show
+from ..table.counters import Counters
+from .options import Node
+from .sockets import Listener
+
+log = logging.getLogger("appswitch.worker")
+
+#: So many are taken at a time: a flood must not keep other programs waiting.
+_AT_ONCE = 64
+_BACKLOG = 1024
+_INET, _STREAM = int(socket.AF_INET), int(socket.SOCK_STREAM)  # which family it is matters to nobody here
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+
+
+def listen(node: Node, family: int) -> tuple[socket.socket, str] | None:
+    """(a new one, the address that other hosts reach it at); None when there is none to be had, which is logged.
+
+    At the node's address, in the family of the program's listener if possible, so that what it accepts looks like
+    its own. On loopback outside a cluster: what comes there is turned away.
+    """
+    if not node.host:
+        return _bound(socket.AF_INET, "127.0.0.1", None), "127.0.0.1"
+    if not node.address:
+        return None
+    own = node.bind or node.address
+    try:
+        if ":" in own:
+            return _bound(socket.AF_INET6, own, node.port_range), node.address
+        if family == socket.AF_INET6 and socket.has_dualstack_ipv6():
+            return _bound(socket.AF_INET6, f"::ffff:{own}", node.port_range), node.address
+        return _bound(socket.AF_INET, own, node.port_range), node.address
+    except OSError as error:
+        log.error("no port on %s for connections of other hosts: %s", own, error.strerror)
+        return None
+
+
+def _bound(family: int, address: str, port_range: tuple[int, int] | None) -> socket.socket:
+    real = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if port_range is None:
+            real.bind((address, 0))
+        else:
+            real.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _bind_in(real, address, *port_range)
+        real.listen(_BACKLOG)
+    except BaseException:
+        real.close()
+        raise
+    return real
+
+
+def _bind_in(real: socket.socket, address: str, low: int, high: int) -> None:
+    """To the first free port at or after a random one."""
+    count = high - low + 1
+    start = random.randrange(count)
+    for step in range(count):
+        try:
+            real.bind((address, low + (start + step) % count))
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or step == count - 1:
+                raise
+
+
+def arrivals(listener: Listener) -> Iterator[tuple[_socket.socket, tuple[str, int]]]:
+    """(connection, address of its other end) of those that wait at the listener's real port now."""
+    for _ in range(_AT_ONCE):
+        if listener.real < 0:
+            return  # one of them was the last that it could take
+        try:
+            fd, address = view(listener.real)._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                return
+            continue
+        yield _socket.socket(_INET, _STREAM, 0, fd), address[:2]
+
+
+def turn_away(counters: Counters, listener: Listener, arrival: _socket.socket, address: tuple[str, int]) -> None:
+    """Close what carries no identity, and cannot have one (paper, section 4), and count it."""
+    reset(arrival)
+    counters.add("strangers")
+    log.info(
+        "a connection from %s:%s to the real port of %s was closed: it carries no identity",
+        *address,
+        listener.row.name or show(listener.row.vip, listener.row.port),
+    )
+
+
+def reset_when_lost(arrival: _socket.socket) -> None:
+    """Have its client see a reset if nobody accepts it, as the kernel does with its own queue."""
+    arrival.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+
+
+def reset(arrival: _socket.socket) -> None:
+    """Close with a reset."""
+    reset_when_lost(arrival)
+    arrival.close()

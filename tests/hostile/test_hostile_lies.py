@@ -1,0 +1,58 @@
+"""Descriptor numbers, addresses and lengths that lie: the kernel's own errors, nothing lost, no fault counted."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.modes import MODES
+from support.switch import Switch
+
+#: Said on purpose: netfilter's options are refused unasked; TCP stops listening (docs/transparency.md); an epoll has
+#: an ioctl of its own.
+OTHERWISE = {
+    "setsockopt connected 0/2147483647": "EPERM",
+    "setsockopt listening 0/2147483647": "EPERM",
+    "connect listening from readonly": "EISCONN",
+    "ioctl of epoll": "ENOTTY",
+}
+TIMES = 300
+"""Of the calls that lose a descriptor each, if any is lost."""
+
+
+@pytest.fixture(scope="module")
+def lies(public: Path) -> Path:
+    target = public / "lies.py"
+    shutil.copyfile(Path(__file__).parent / "src" / "lies.py", target)
+    target.chmod(0o644)
+    return target
+
+
+@pytest.fixture(scope="module")
+def natively(lies: Path, python: str) -> dict[str, Any]:
+    line = [python, "-S", str(lies), str(TIMES)]
+    done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("mode", [MODES[1]], ids=str)
+def test_lies(switch: Switch, lies: Path, python: str, natively: dict[str, Any]) -> None:
+    program = switch.run([python, "-S", lies, str(TIMES)], ip="10.99.0.1", stdin=subprocess.PIPE)
+    found = json.loads(program.wait_output(r"\{.*\}\n").group())
+    changing = "while memory comes and goes"
+    # whatever is there for a moment may also be a length or a family that is none
+    assert set(found.pop(changing)) <= {"done", "EFAULT", "EINVAL"}
+    expected = {label: told for label, told in natively.items() if label != changing} | OTHERWISE
+    assert {label: told for label, told in found.items() if told != expected[label]} == {}
+    assert found.keys() == expected.keys()
+    status = switch.cli("status", "-o", "json")
+    assert status["counters"]["faults"] == 0
+    assert status["restarts"] == 0
+    # The program is still there, and with it what belongs to it; what its calls have borrowed is not.
+    [worker] = [process["pid"] for process in status["processes"] if process["role"] == "worker-0"]
+    assert len(os.listdir(f"/proc/{worker}/fd")) < 200

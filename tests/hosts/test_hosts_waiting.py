@@ -1,0 +1,36 @@
+"""`--wait-for`: a client that is started before its server."""
+
+from collections.abc import Callable
+
+from service.acting import Actor
+from support.hosts import Hosts
+
+Start = Callable[..., Actor]
+
+
+def test_a_connect_is_held_until_its_service_comes(trio: Hosts, actor_on: Start) -> None:
+    one, two, three = trio
+    early = [
+        actor_on(host, options=["--wait-for", wanted])
+        for host, wanted in ((one, "later:80"), (three, "later:80"), (three, "later"))
+    ]
+    for client in early:
+        client.begin("hear('later', 80)")
+    for client in early:
+        assert client.still_busy(0.3)
+    server = actor_on(two, "later")
+    server("m = listen(81)")  # another port is not what they wait for
+    for client in early[:2]:
+        assert client.still_busy(0.3)
+    server("greet(listen(80), 'at last')")
+    assert [client.end() for client in early] == ["at last"] * 3
+
+
+def test_who_does_not_wait_is_refused(trio: Hosts, actor_on: Start) -> None:
+    one, two, _ = trio
+    server = actor_on(two, "known")
+    server("l = listen(81)")
+    one.wait_service("known", 81)
+    assert actor_on(one)("outcome('known', 80)") == "ECONNREFUSED"
+    # Only what is named is waited for.
+    assert actor_on(one, options=["--wait-for", "other:80"])("outcome('known', 80)") == "ECONNREFUSED"

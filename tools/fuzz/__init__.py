@@ -1,0 +1,1 @@
+"""Fuzzing of everything that reads what strangers or other hosts sent; `make fuzz`."""
