@@ -26,7 +26,7 @@ from .processes import reap
 log = logging.getLogger("appswitch.supervisor")
 
 _PID = struct.Struct("=Q")
-_PIDS = 64
+_PIDS = 4096
 
 #: Read at one go before others get their turn.
 _BATCH = 64
@@ -37,10 +37,10 @@ _DEATHS, _WITHIN, _PAUSE = 10, 10.0, 1.0
 
 
 class PidRing:
-    """The process ids of the workers in a shared file: 64 numbers of 8 bytes, the newest in place of the oldest.
+    """The process ids of the workers in a shared file: 4,096 numbers of 8 bytes, the newest in place of the oldest.
 
-    They know by it which connections to a listener come from the switch itself (SO_PEERCRED). An old one
-    stays for a while: what its process sent may still lie in a queue.
+    They know by it which connections to a listener come from the switch itself (SO_PEERCRED). An old one stays:
+    a listener that its process made, and the client's end of each connection to it, have its number for life.
     """
 
     def __init__(self, path: str, count: int = 0) -> None:

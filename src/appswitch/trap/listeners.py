@@ -37,6 +37,11 @@ log = logging.getLogger("appswitch.worker")
 #: Seconds between a trap and the look for listeners that their programs closed; nothing runs when nothing traps.
 SWEEP_AFTER = 1.0
 
+#: With so many more than the last sweep left, the next one does not wait: a program may open and close them quickly.
+_SWEEP_AT = 128
+#: Seconds at least between two sweeps for one that has as many as one may have: it may ask again and again.
+_SWEEP_EVERY = 0.1
+
 #: Seconds between two lines in the log on one user's wish for more than one may have.
 _TELL_EVERY = 60.0
 
@@ -87,6 +92,7 @@ class Listeners:
         #: The native socket's cookie → the listener that replaced it (its dups may still show up).
         self._natives: dict[int, Listener] = {}
         self._sweeping = False
+        self._sweep_at, self._swept = _SWEEP_AT, -_SWEEP_EVERY
         #: Of dropped listeners that the supervisor still holds copies of: program, port, who waits for it.
         self._leaving: dict[str, tuple[int, int, list[Callable[[], None]]]] = {}
         #: Processes that have waited in accept(), as pidfds.
@@ -159,9 +165,15 @@ class Listeners:
     def check_room(self, program: Program) -> None:
         """Failure ENOBUFS when the program's user has as many listeners as one may have."""
         uid = program.identity.uid
+        if len(self._by_cookie) >= self._sweep_at:
+            self._forget_closed()
         if uid in self._unlimited or self._of_user[uid] < self._per_user:
             return
         now = time.monotonic()
+        if now - self._swept >= _SWEEP_EVERY:
+            self._forget_closed()
+            if self._of_user[uid] < self._per_user:
+                return
         if now - self._told.get(uid, -_TELL_EVERY) >= _TELL_EVERY:
             self._told[uid] = now
             log.warning("user %d has %d listeners, and gets no more (--per-user)", uid, self._of_user[uid])
@@ -371,11 +383,16 @@ class Listeners:
             self._events.after(time.monotonic() + SWEEP_AFTER, self._sweep)
 
     def _sweep(self) -> None:
-        """Drop the listeners that their programs have closed."""
         self._sweeping = False
         if not self._by_cookie and not self._guests:
             return
         self.forget_cancelled()
+        self._forget_closed()
+        if self._hosts.node.host or self.vigilant:
+            self.sweep_soon()  # others learn by this alone that one was closed while its program lives
+
+    def _forget_closed(self) -> None:
+        """Drop the listeners that their programs have closed."""
         live = self.live()
         for guest in [guest for guest in self._guests.values() if guest.cookie not in live]:
             del self._guests[guest.cookie]
@@ -386,8 +403,7 @@ class Listeners:
                 self.drop(listener)
             elif not takes:
                 self._withdraw(listener)
-        if self._hosts.node.host or self.vigilant:
-            self.sweep_soon()  # others learn by this alone that one was closed while its program lives
+        self._sweep_at, self._swept = 2 * len(self._by_cookie) + _SWEEP_AT, time.monotonic()
 
     # calls that wait on them ------------------------------------------------------------------------
 

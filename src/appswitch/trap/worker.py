@@ -257,6 +257,8 @@ class Worker:
         if TCP in kinds:
             for program in self.programs.values():
                 live |= program.tcp_cookies()
+            coming = self.table.programs().keys() - self.programs.keys()  # after a restart they come one by one
+            live |= {end.cookie for end in self.ends._by_cookie.values() if end.program in coming}
         if kinds.intersection(OF_HOST):
             live |= sock_diag.tcp_cookies(self.diag)
         return live
