@@ -83,14 +83,17 @@ def read_all(sock):
 
 
 def greet(listener, text):
-    """In a thread: say `text` to whoever connects, and close; ends when the listener does."""
+    """In a thread: say `text` to whoever connects, and close; ends when the listener does, not for want of room."""
 
     def serve():
         while True:
             try:
                 sock, _ = listener.accept()
-            except OSError:
-                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    return
+                time.sleep(0.05)
+                continue
             with sock:
                 try:
                     sock.sendall(text.encode())
