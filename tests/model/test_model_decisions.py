@@ -2,11 +2,13 @@
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appswitch.model import balance, policy
 from appswitch.model.address import ANY, ANY4, LOOPBACK4, LOOPBACK6, is_loopback, pack
+from appswitch.model.egress import Nobody, Outside, Virtual, leave
 from appswitch.model.identity import Identity
 from appswitch.model.resolve import Deny, Egress, Reach, Refuse, resolve
 from appswitch.model.service import Service
@@ -124,3 +126,22 @@ def test_sources_are_loopback_exactly_when_destinations_are(destination):
     found = resolve(who(destination), destination, 80, [row(bound=destination)], known=True)
     if isinstance(found, Reach):
         assert is_loopback(found.source) == is_loopback(found.destination)
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("192.0.2.1", Outside()),
+        ("2001:db8::1", Outside()),
+        ("100.64.0.1", Nobody()),
+        ("100.127.255.255", Nobody()),
+        ("100.128.0.0", Outside()),
+        ("169.254.3.4", Nobody()),
+    ],
+)
+def test_what_no_service_has_is_outside_unless_it_is_virtual(address: str, found: object) -> None:
+    virtual = Virtual("100.64.0.0/10")
+    assert leave(pack(address), virtual, denied=False) == found
+    denied = leave(pack(address), virtual, denied=True)
+    assert isinstance(denied, Deny)
+    assert "--egress deny" in denied.rule

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 from collections.abc import Iterable
 from random import Random
 from typing import Any
 
 from ..model import balance
-from ..model.address import MAPPED, pack, unpack
+from ..model.address import pack, unpack
+from ..model.egress import Nobody, Virtual, leave
 from ..model.identity import Identity, Refusal, behind, check_name, check_tags, link_local
 from ..model.policy import check
 from ..model.resolve import Deny, Reach, Refuse, resolve, where
@@ -24,7 +24,6 @@ from .view import View
 Row = dict[str, Any]
 
 _DNS = 53
-_LINK_LOCAL = ipaddress.IPv4Network("169.254.0.0/16")
 
 
 def resolution(view: View, table: Table, live: list[Service], message: dict[str, Any]) -> Row:
@@ -131,10 +130,11 @@ def _at(
         return found | {"decision": "denied", "rule": decision.rule, "error": "EACCES"}
     if isinstance(decision, Refuse):
         return found | {"decision": "refused", "rule": "nothing listens there for it", "error": "ECONNREFUSED"}
-    if entry is not None and entry.options.egress == options.DENY:
-        rule = "outside, and this program was started with --egress deny"
-        return found | {"decision": "denied", "rule": rule, "error": "EACCES"}
-    if _is_virtual(vip, view.network):
+    denied = entry is not None and entry.options.egress == options.DENY
+    outcome = leave(vip, Virtual(str(view.network)), denied=denied)
+    if isinstance(outcome, Deny):
+        return found | {"decision": "denied", "rule": f"{outcome.service}, and {outcome.rule}", "error": "EACCES"}
+    if isinstance(outcome, Nobody):
         return found | {"decision": "refused", "rule": "nobody has this virtual IP", "error": "EHOSTUNREACH"}
     return found | {"decision": "outside", "rule": "not an address of AppSwitch's: straight to the network"}
 
@@ -153,11 +153,3 @@ def _instance(view: View, row: Service, client: Entry | None) -> Row:
         "transport": transport,
         "weight": row.weight,
     }
-
-
-def _is_virtual(vip: bytes, network: ipaddress.IPv4Network) -> bool:
-    """As `Worker.is_virtual`: never an address of the host's network."""
-    if not vip.startswith(MAPPED):
-        return False
-    address = ipaddress.IPv4Address(vip[12:])
-    return address in network or address in _LINK_LOCAL

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _socket
 import errno
-import ipaddress
 import itertools
 import logging
 import os
@@ -21,8 +20,7 @@ from typing import Protocol
 
 from ..linux import epoll, procfs, sock_diag
 from ..linux.seccomp import Call
-from ..model.address import MAPPED
-from ..model.identity import behind
+from ..model.egress import Virtual
 from ..model.resolve import Decision, resolve, where
 from ..model.service import Service
 from ..table.counters import Counters
@@ -130,7 +128,7 @@ class Worker:
         self._short_at = self._table_failed_at = -_SHORT_TOLD_EVERY
         #: With the number of the table's write as of which each holds.
         self._decisions: dict[tuple[int, bytes, int], tuple[int, Decision]] = {}
-        self._virtual = [_bounds(settings.virtual_range), _bounds("169.254.0.0/16")]
+        self.virtual = Virtual(settings.virtual_range)
 
     def know_others(self, workers: int) -> None:
         """There are more workers now."""
@@ -196,10 +194,6 @@ class Worker:
                 self._decisions.clear()
         self._decisions[key] = version, decision
         return decision
-
-    def is_virtual(self, address: bytes) -> bool:
-        """In the range that virtual IPs are derived from, or link-local: never an address of the host's network."""
-        return behind(address) != address or any(low <= address <= high for low, high in self._virtual)
 
     def turn(self, vip: bytes, port: int) -> int:
         turn = self.turns.get((vip, port), -1) + 1
@@ -274,11 +268,6 @@ _ERRNOS = {
     errno.ENOBUFS,
     errno.ENOMEM,
 }
-
-
-def _bounds(network: str) -> tuple[bytes, bytes]:
-    parsed = ipaddress.IPv4Network(network)
-    return MAPPED + parsed.network_address.packed, MAPPED + parsed.broadcast_address.packed
 
 
 def _open_table(path: str) -> Table:

@@ -21,6 +21,7 @@ from ...linux.seccomp import Call
 from ...linux.view import release
 from ...model import balance
 from ...model.address import is_loopback, is_v4, unpack
+from ...model.egress import Nobody, leave
 from ...model.resolve import Deny, Reach, Refuse
 from ...model.service import Service
 from .. import delivery, options
@@ -211,9 +212,16 @@ def _go(attempt: Attempt, destination: bytes, port: int) -> None:
         _refuse(attempt, destination)
     elif isinstance(decision, Deny):
         _deny(attempt, decision.service, destination, port, decision.rule)
-    elif attempt.program.options.egress == options.DENY:
-        _deny(attempt, "outside", destination, port, "this program was started with --egress deny")
-    elif attempt.worker.is_virtual(destination):
+    else:
+        _leave(attempt, destination, port)
+
+
+def _leave(attempt: Attempt, destination: bytes, port: int) -> None:
+    denied = attempt.program.options.egress == options.DENY
+    decision = leave(destination, attempt.worker.virtual, denied=denied)
+    if isinstance(decision, Deny):
+        _deny(attempt, decision.service, destination, port, decision.rule)
+    elif isinstance(decision, Nobody):
         raise Failure(errno.EHOSTUNREACH)
     else:
         egress.join(attempt, destination, port)

@@ -168,7 +168,7 @@ class TracedProgram(Program):
             return "nothing listens there"
         if self.options.egress == options.DENY:
             return "denied: --egress deny"
-        return "nobody has this virtual IP" if self._worker.is_virtual(address[0]) else "egress"
+        return "nobody has this virtual IP" if address[0] in self._worker.virtual else "egress"
 
     def _way(self, call: Call, address: tuple[bytes, int]) -> str:
         """By what transport, and to whom; "" when it is no connection of ours."""
