@@ -41,6 +41,8 @@ _TCP_SYN_SENT, _TCP_CLOSE = 2, 7
 # plain numbers: comparing with the enumerations of `socket` costs
 _INET, _INET6 = int(AF_INET), int(AF_INET6)
 _UNSPEC = bytes(2)
+#: What a native socket's state makes of a connect(); EINVAL: it was shut down while one was in progress.
+_ITS_OWN_STATE = (errno.EINPROGRESS, errno.EISCONN, errno.EINVAL)
 
 
 def connect(worker: Worker, program: Program, call: Call) -> None:
@@ -232,7 +234,7 @@ def _refuse(attempt: Attempt, destination: bytes) -> None:
     code = attempt.connect_native(_NOBODY_PORT, v4=is_v4(destination)) if attempt.is_native else errno.ECONNREFUSED
     if code == errno.EINPROGRESS:
         attempt.program.note_refused(attempt.cookie)
-    raise Failure(code if code in (errno.EINPROGRESS, errno.EISCONN) else errno.ECONNREFUSED)
+    raise Failure(code if code in _ITS_OWN_STATE else errno.ECONNREFUSED)
 
 
 def _deny(attempt: Attempt, service: str, destination: bytes, port: int, rule: str) -> None:
