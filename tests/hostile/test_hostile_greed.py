@@ -1,13 +1,15 @@
 """One user, or one program, takes all that there is: others have theirs, and all is well when it ends."""
 
 import os
+import resource
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from service.acting import Actor
-from support.modes import MODES, Person
+from support.modes import MODES, Person, possible
 from support.program import wait_until
 from support.switch import Switch
 
@@ -92,6 +94,39 @@ def test_a_program_at_its_limit_of_descriptors(switch: Switch, acting: Start) ->
     server("sock, where = l.accept(); sock.sendall(b'hello')")
     assert client("s.recv(5).decode()") == "hello"
     assert switch.cli("status", "-o", "json")["counters"]["faults"] == 0
+
+
+@pytest.mark.parametrize("mode", possible()[:1], ids=str)
+def test_arrivals_at_a_worker_without_descriptors(switch: Switch, acting: Start) -> None:
+    """What comes to a real port waits there, and the worker sleeps meanwhile."""
+    server = acting(switch, ip=SERVICE[0])
+    server(f"l = listen({SERVICE[1]})")
+    place, pid = real_port(switch, SERVICE[1]), worker(switch)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    with socket.create_connection(place) as stranger:
+        slept = sleeps(pid)
+        wait_until(lambda: sleeps(pid) > slept + 5, lambda: "the worker to sleep")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        with pytest.raises(ConnectionResetError):
+            stranger.recv(1)
+
+
+def worker(switch: Switch) -> int:
+    processes = switch.cli("status", "-o", "json")["processes"]
+    return int(next(process["pid"] for process in processes if process["role"] == "worker-0"))
+
+
+def sleeps(pid: int) -> int:
+    """How often a process has waited for something."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+
+
+def real_port(switch: Switch, port: int) -> tuple[str, int]:
+    [row] = [row for row in switch.services() if row["port"] == port]
+    host, _, real = row["address"].rpartition(":")
+    return host, int(real)
 
 
 @pytest.mark.parametrize("mode", [MODES[1]], ids=str)

@@ -62,9 +62,9 @@ class Events:
         epoll.add(self._epoll.fileno(), fd, events, handle)
         return handle
 
-    def unwatch(self, sock: _socket.socket, handle: int) -> None:
+    def unwatch(self, sock: _socket.socket | int, handle: int) -> None:
         if self._callbacks.pop(handle, None) is not None:
-            self._epoll.unregister(sock.fileno())
+            self._epoll.unregister(sock)
 
     def forget(self, handle: int) -> None:
         """No callback any more; for a descriptor that is closed, or about to be."""

@@ -42,6 +42,9 @@ _SWEEP_AT = 128
 #: Seconds at least between two sweeps for one that has as many as one may have: it may ask again and again.
 _SWEEP_EVERY = 0.1
 
+#: Seconds until a worker without descriptors looks again at what has come from other hosts.
+_PAUSE = 0.1
+
 #: Seconds between two lines in the log on one user's wish for more than one may have.
 _TELL_EVERY = 60.0
 
@@ -220,9 +223,9 @@ class Listeners:
         opened = real_port.listen(self._hosts.node, listener.family)
         if opened is not None:
             real, address = opened
-            listener.real_handle = self._events.watch(real.fileno(), lambda _: self._at_real_port(listener))
             listener.row = replace(row, real=(address, real.getsockname()[1]))
             listener.real = real.detach()
+            self._watch_real(listener)
             self._begin_epoch(listener)
 
     def _has_real(self, row: Service) -> bool:
@@ -234,6 +237,20 @@ class Listeners:
         if self._hosts.node.host:
             listener.row = replace(listener.row, epoch=os.urandom(EPOCH_SIZE))
             listener.windows = Windows()
+
+    def _watch_real(self, listener: Listener) -> None:
+        listener.real_handle = self._events.watch(listener.real, lambda _: self._at_real_port(listener))
+
+    def pause_real(self, listener: Listener) -> None:
+        """There is no room for what comes to its real port: it stays in the kernel's queue for a moment."""
+        port, handle = listener.real, listener.real_handle
+        self._events.unwatch(port, handle)
+
+        def go_on() -> None:
+            if listener.real == port and listener.real_handle == handle:
+                self._watch_real(listener)
+
+        self._events.after(time.monotonic() + _PAUSE, go_on)
 
     def _close_real(self, listener: Listener) -> None:
         if listener.real >= 0:

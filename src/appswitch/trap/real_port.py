@@ -76,7 +76,10 @@ def _bind_in(real: socket.socket, address: str, low: int, high: int) -> None:
 
 
 def arrivals(listener: Listener) -> Iterator[tuple[_socket.socket, tuple[str, int]]]:
-    """(connection, address of its other end) of those that wait at the listener's real port now."""
+    """(connection, address of its other end) of those that wait at the listener's real port now.
+
+    OSError: there is no descriptor, or no memory, for the next one.
+    """
     for _ in range(_AT_ONCE):
         if listener.real < 0:
             return  # one of them was the last that it could take
@@ -85,8 +88,8 @@ def arrivals(listener: Listener) -> Iterator[tuple[_socket.socket, tuple[str, in
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                return
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
             continue
         yield _socket.socket(_INET, _STREAM, 0, fd), address[:2]
 

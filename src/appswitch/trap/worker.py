@@ -91,8 +91,12 @@ class Worker:
         self.alone = not self._others
 
         def at_real_port(listener: Listener) -> None:
-            for arrival, address in real_port.arrivals(listener):
-                arrived(self, listener, arrival, address)
+            try:
+                for arrival, address in real_port.arrivals(listener):
+                    arrived(self, listener, arrival, address)
+            except OSError as error:
+                self.is_short(error)
+                self.listeners.pause_real(listener)
 
         self.listeners = Listeners(
             self.table,
