@@ -3,6 +3,7 @@
 import hypothesis
 from hypothesis import HealthCheck, Phase
 
+from .found import FOUND
 from .lanes import Difference, Lanes
 from .programs import Program, programs
 
@@ -38,21 +39,6 @@ def check(told: list[str]) -> None:
 def test_programs_are_answered_as_natively(lanes: Lanes) -> None:
     found = play(lanes, FEW, SEED)
     check([f"(seed {SEED}) {lanes.shrink(difference)}" for difference in found.values()])
-
-
-#: What longer campaigns have found, and what was mended.
-FOUND: dict[str, Program] = {
-    "shut down while a connect was in progress": [
-        [1, "socket", 1, "v6", True],
-        [1, "bind", 1, "loopback", None],
-        [0, "socket", 2, "v4", True],
-        [0, "connect", 2, "loopback", 1],
-        [0, "shutdown", 2, 0],
-        [0, "fork"],
-        [2, "connect", 2, "loopback", 1],
-        [0, "connect", 2, "loopback", 1],
-    ],
-}
 
 
 def test_what_was_found_is_answered_as_natively(lanes: Lanes) -> None:

@@ -92,7 +92,8 @@ class Listeners:
         self._by_cookie: dict[int, Listener] = {}
         #: Listeners of other workers' programs, passed to programs of ours.
         self._guests: dict[int, Listener] = {}
-        #: The native socket's cookie → the listener that replaced it (its dups may still show up).
+        #: The cookie of a native socket, or of a listener that was shut down → the listener that replaced it (its dups
+        #: may still show up).
         self._natives: dict[int, Listener] = {}
         self._sweeping = False
         self._sweep_at, self._swept = _SWEEP_AT, -_SWEEP_EVERY
@@ -190,6 +191,11 @@ class Listeners:
         self._watch(listener)
         self._open_real(listener)
         self.sweep_soon()
+
+    def succeed(self, listener: Listener, before: int) -> None:
+        """It is in the place of one that was shut down, whose cookie this is."""
+        listener.before = before
+        self._natives[before] = listener
 
     def recover(self, program: Program, kept: dict[str, list[int]]) -> None:
         """A dead predecessor's, from the table; `kept` are the descriptors that the supervisor had copies of, which are
@@ -301,6 +307,7 @@ class Listeners:
             return
         self._of_user[listener.row.uid] -= 1
         self._natives.pop(listener.native_cookie, None)
+        self._natives.pop(listener.before, None)
         while (waiter := self.next_waiter(listener)) is not None:
             waiter.program.fail(waiter.call, errno.EINVAL)
             self._pending.unpark(waiter)

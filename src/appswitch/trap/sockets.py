@@ -92,6 +92,7 @@ class Listener:
     """A program's listening socket: the Unix listener that stands in for it, and its row in the table.
 
     `native`: our copy of the socket that the program bound; it keeps the port taken in the program's namespace.
+    `before`: the cookie of the listener that it succeeds, which was shut down; other processes may still have that one.
     `real`: the host's TCP listener. `holder`: process and number of the descriptor that was replaced.
     `waiting`: threads parked in accept(), the first to come first; `handle`, `number`: the watch that reports arrivals
     to them, once.
@@ -114,6 +115,7 @@ class Listener:
     real_handle: int = 0
     handle: int = 0
     number: int = -1
+    before: int = 0
     armed: bool = False
     held: bool = False
     windows: Windows = field(default_factory=Windows)

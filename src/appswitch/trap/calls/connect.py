@@ -176,6 +176,9 @@ def _connected_before(worker: Worker, program: Program, call: Call, sock: Borrow
         egress.wait_established(worker, program, call, os.dup(sock.fileno()))
         return True
     code = raw_connect(sock.fileno(), inside(end.family, _NOBODY_PORT, v4=end.family == _INET))
+    if state == _TCP_CLOSE and code in (errno.EINPROGRESS, errno.ECONNREFUSED):
+        worker.ends.forget(end.cookie)  # it is over, its error was told: the kernel has begun a new connection
+        return False
     if code:
         raise Failure(code)
     program.reply(call)
@@ -331,8 +334,11 @@ def _by_carrier(carrier: _socket.socket, end: int, note: Note) -> None:
 
 
 def _instead(worker: Worker, row: Service, carrier: _socket.socket, end: int, note: Note) -> None:
-    """Deliver an end where an announced carrier was withdrawn: in its place, if whoever accepts will know of that."""
-    if worker.alone and worker.buffers.pass_rights:
+    """Deliver an end where an announced carrier was withdrawn: in its place, if whoever accepts will know of that.
+
+    That is us, unless the listener was passed to another worker's program, which resets it.
+    """
+    if worker.buffers.pass_rights and worker.listeners.get(row.cookie) is not None:
         _by_carrier(carrier, end, note)
     else:
         queue.put(worker, row, end, note)

@@ -63,7 +63,10 @@ def listen(worker: Worker, program: Program, call: Call) -> None:
     try:
         cookie = cookie_of(sock)
         family = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
-        if family not in (AF_INET, AF_INET6) or sock.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM:
+        replacing = worker.listeners.in_place_of(cookie)
+        if replacing is None and (
+            family not in (AF_INET, AF_INET6) or sock.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM
+        ):
             known = worker.listeners.get(cookie)
             if known is not None and known.native >= 0 and delivery.poll_now(sock.fileno()) & delivery.SHUT:
                 _begin_again(worker, program, call, sock, known, backlog)
@@ -71,11 +74,13 @@ def listen(worker: Worker, program: Program, call: Call) -> None:
             # done here, never continued: the descriptor could be exchanged for a host's socket meanwhile
             _listen(sock, backlog)
             program.reply(call)
-        elif (known := worker.listeners.in_place_of(cookie)) is not None:
+        elif replacing is not None:
             try:
-                stand_in = adopt(program, call, sock, known)
+                stand_in = adopt(program, call, sock, replacing)
             except Failure:
-                worker.listeners.drop(known)
+                if family not in (AF_INET, AF_INET6):
+                    raise
+                worker.listeners.drop(replacing)
                 _begin(worker, program, call, sock, sock, family, backlog)
                 return
             stand_in.listen(backlog)
@@ -101,6 +106,7 @@ def _begin_again(worker: Worker, program: Program, call: Call, held: Borrowed, k
         _begin(worker, program, call, native, held, known.family, backlog)
         successor = worker.listeners.in_place_of(cookie_of(native))
         if successor is not None:
+            worker.listeners.succeed(successor, known.cookie)
             successor.options, successor.inherited = options, inherited
     finally:
         release(native)
