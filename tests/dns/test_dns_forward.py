@@ -1,5 +1,6 @@
 """The upstream client, in a real loop against real sockets on 127.0.0.1."""
 
+import errno
 import select
 import socket
 import struct
@@ -24,6 +25,23 @@ class Counts(Counter[str]):
         self[name] += n
 
 
+def both(family: int, host: str) -> tuple[socket.socket, socket.socket]:
+    """A UDP socket and a TCP one, not listening yet, on one port that is free for both."""
+    while True:
+        udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        tcp = socket.socket(family, socket.SOCK_STREAM)
+        udp.bind((host, 0))
+        try:
+            tcp.bind(udp.getsockname()[:2])
+        except OSError as error:
+            udp.close()
+            tcp.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return udp, tcp
+
+
 class Upstream:
     """A server on 127.0.0.1 that answers by hand: `answer` maps a query to the messages to send back."""
 
@@ -34,18 +52,15 @@ class Upstream:
         self.clients: list[tuple[str, int]] = []
         self._loop, self._answer = loop, answer
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.udp.bind((host, 0))
-        self.tcp: socket.socket | None = None
+        self.udp, self.tcp = both(family, host)
         self.tcp_reply: list[bytes] = []
-        self.open: list[socket.socket] = [self.udp]
+        self.open: list[socket.socket] = [self.udp, self.tcp]
         self.address = f"{f'[{host}]' if ':' in host else host}:{self.udp.getsockname()[1]}"
         loop.watch(self.udp.fileno(), select.EPOLLIN, self._on_datagram)
 
     def serve_tcp(self, pieces: Callable[[bytes], list[bytes]]) -> None:
         """Also serve TCP on the same port: `pieces` maps a query to what is written, piece by piece."""
-        self.tcp = socket.create_server(self.udp.getsockname()[:2], family=self.udp.family)
-        self.open.append(self.tcp)
+        self.tcp.listen()
         self._loop.watch(self.tcp.fileno(), select.EPOLLIN, lambda _: self._on_connection(pieces))
 
     def _on_datagram(self, _events: int) -> None:
@@ -57,7 +72,6 @@ class Upstream:
             self.udp.sendto(message, client)
 
     def _on_connection(self, pieces: Callable[[bytes], list[bytes]]) -> None:
-        assert self.tcp is not None
         sock, _ = self.tcp.accept()
         self.open.append(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
