@@ -1,6 +1,5 @@
 """The upstream client, in a real loop against real sockets on 127.0.0.1."""
 
-import errno
 import select
 import socket
 import struct
@@ -15,6 +14,7 @@ import pytest
 from appswitch.dns.forward import Forwarder
 from appswitch.dns.resolv_conf import Followed, parse
 from appswitch.relay.loop import Loop
+from support.ports import udp_and_tcp
 
 PATIENCE = 4.5  # seconds by the bench's clock within which there is an answer: nearly the 5 of resolv.conf(5)
 QUIET = 0.25  # real seconds without any event after which nothing but time is waited for
@@ -23,23 +23,6 @@ QUIET = 0.25  # real seconds without any event after which nothing but time is w
 class Counts(Counter[str]):
     def add(self, name: str, n: int = 1) -> None:
         self[name] += n
-
-
-def both(family: int, host: str) -> tuple[socket.socket, socket.socket]:
-    """A UDP socket and a TCP one, not listening yet, on one port that is free for both."""
-    while True:
-        udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        tcp = socket.socket(family, socket.SOCK_STREAM)
-        udp.bind((host, 0))
-        try:
-            tcp.bind(udp.getsockname()[:2])
-        except OSError as error:
-            udp.close()
-            tcp.close()
-            if error.errno != errno.EADDRINUSE:
-                raise
-        else:
-            return udp, tcp
 
 
 class Upstream:
@@ -51,8 +34,7 @@ class Upstream:
         self.asked: list[dnslib.DNSRecord] = []
         self.clients: list[tuple[str, int]] = []
         self._loop, self._answer = loop, answer
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.udp, self.tcp = both(family, host)
+        self.udp, self.tcp = udp_and_tcp(host)
         self.tcp_reply: list[bytes] = []
         self.open: list[socket.socket] = [self.udp, self.tcp]
         self.address = f"{f'[{host}]' if ':' in host else host}:{self.udp.getsockname()[1]}"

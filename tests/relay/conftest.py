@@ -17,6 +17,7 @@ import dnslib
 import pytest
 
 from appswitch.table import counters
+from support.ports import udp_and_tcp
 from support.program import DEADLINE, wait_until
 
 HERE = Path(__file__).parent
@@ -37,9 +38,8 @@ class Upstream:
     `silent.test` gets no answer; nothing else exists."""
 
     def __init__(self) -> None:
-        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind(("127.0.0.1", 0))
-        self.tcp = socket.create_server(self.udp.getsockname())
+        self.udp, self.tcp = udp_and_tcp("127.0.0.1")
+        self.tcp.listen()
         self.address = f"127.0.0.1:{self.udp.getsockname()[1]}"
         self.asked: list[str] = []
         self._end, self._ended = os.pipe()
