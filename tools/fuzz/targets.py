@@ -20,7 +20,7 @@ import msgpack
 from appswitch.cluster import replica, ring, rows, token
 from appswitch.cluster.replica import Replica
 from appswitch.dns import message as dns
-from appswitch.gossip import lzw, stream, tags, wire
+from appswitch.gossip import lzw, serf, stream, tags, wire
 from appswitch.gossip.core import Core
 from appswitch.gossip.envelope import LARGEST, Envelope, make_compound, split_compound
 from appswitch.gossip.member import State
@@ -124,6 +124,21 @@ def gossip_lzw(data: bytes) -> None:
         assert len(lzw.expand(data, LARGEST)) <= LARGEST
     except Refused as refused:
         _counted(refused)
+
+
+@_target
+def serf_messages(data: bytes) -> None:
+    """What members of a Serf cluster say beside the gossip, and their states."""
+    talk = serf.Talk("me", {"role": "appswitch"}, [_KEY])
+    for part in data.split(b"\xc1"):
+        for read in (talk.merge, lambda said: talk.hear(said, 0.0)):
+            try:
+                actions = read(part)
+            except Refused as refused:
+                _counted(refused)
+                continue
+            assert len(actions) <= 4
+    assert serf.Talk("other", {}, ()).merge(talk.state()) == []
 
 
 @_target
@@ -302,6 +317,12 @@ def seeds(name: str) -> list[bytes]:
         "gossip_datagram": [*messages, make_compound(messages), b"\x09" + _packed({"Algo": 0, "Buf": _SQUEEZED})],
         "gossip_stream": [b"\x05" + octets for octets in (push_pull, messages[0], wire.encode_stream_user(b"hello"))],
         "gossip_lzw": [_SQUEEZED, bytes(8)],
+        "serf_messages": [
+            serf.pack(serf.QUERY, LTime=1, Addr=bytes(4), Port=1, Flags=1, Name="_serf_use-key", Filters=[b"\0\x90"]),
+            serf.pack(serf.RELAY, DestAddr={"IP": bytes(4), "Port": 1}) + serf.pack(serf.RESPONSE, LTime=1),
+            serf.pack(serf.LEAVE, LTime=1, Node="me") + b"\xc1" + serf.pack(serf.USER_EVENT, LTime=1, Name="deploy"),
+            serf.pack(serf.PUSH_PULL, LTime=1, StatusLTimes={"me": 1}, LeftMembers=["me"], Events=[], QueryLTime=1),
+        ],
         "gossip_member": [
             b"".join(struct.pack("!BH", 16, len(message)) + message for message in messages),
             struct.pack("!BH", 17, len(push_pull)) + push_pull,

@@ -234,6 +234,15 @@ class Fields:
             raise malformed(f"{name.decode()} is not at most {most} octets")
         return value
 
+    def list(self, name: bytes) -> list[Any]:
+        value = self._found.get(name)
+        if value is not None and type(value) is not list:
+            raise malformed(f"{name.decode()} is not a list")
+        return value or []
+
+    def map(self, name: bytes) -> object:
+        return self._found.get(name)
+
     def flag(self, name: bytes) -> bool:
         value = self._found.get(name, False)
         if type(value) is not bool:
