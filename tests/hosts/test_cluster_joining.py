@@ -274,3 +274,9 @@ def test_settings_come_from_flags_environment_and_file(hosts: Make) -> None:
     one.up("--config", str(path), "--gossip-port", "7778")
     [row] = members(one)
     assert (row["name"], row["port"]) == ("from-environment", 7778)
+    # What is not said again is as it was.
+    one.control("down", status=0)
+    one._extra_env = {name: value for name, value in one._extra_env.items() if name not in env}
+    one.up()
+    [row] = members(one)
+    assert (row["name"], row["port"]) == ("from-environment", 7778)

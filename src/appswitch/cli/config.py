@@ -38,6 +38,7 @@ SWITCH_OPTIONS = (
 #: All that may stand in a file.
 SETTINGS = (*SWITCH_OPTIONS, *NODE_OPTIONS, JOIN)
 _DEFAULTS = {"range": DEFAULT_RANGE, "gossip-port": str(GOSSIP_PORT), "timings": LAN, "log-level": "info"}
+_DEFAULT = "default"
 _SYSTEM = "/etc/appswitch/appswitch.toml"
 _SIZE = 1 << 20
 
@@ -62,6 +63,10 @@ class Settings:
     def all(self, name: str) -> list[str]:
         return list(self.found[name].values)
 
+    def _set(self, name: str) -> str | None:
+        """As `one`, None for a default."""
+        return None if self.found[name].source == _DEFAULT else self.one(name)
+
     def wish(self) -> Wish:
         """What is asked for of a cluster."""
         return Wish(
@@ -70,8 +75,8 @@ class Settings:
             self.one("advertise"),
             self.one("port-range"),
             self.one("node-name"),
-            self.one("gossip-port"),
-            self.one("timings"),
+            self._set("gossip-port"),
+            self._set("timings"),
         )
 
 
@@ -99,7 +104,7 @@ def collect(values: Values, environ: Mapping[str, str], uid: int) -> Settings:
         found[name] = setting
     for option in SETTINGS:
         name = option.name.removeprefix("--")
-        found.setdefault(name, Setting((_DEFAULTS[name],) if name in _DEFAULTS else (), "default"))
+        found.setdefault(name, Setting((_DEFAULTS[name],) if name in _DEFAULTS else (), _DEFAULT))
     return Settings({name: found[name] for name in sorted(found)})
 
 
@@ -160,7 +165,7 @@ def main(values: Values) -> int:
     run_dir = client.home(values.one("--run-dir"), os.environ, os.geteuid())
     source = "flag --run-dir" if values.one("--run-dir") else "environment APPSWITCH_RUN_DIR"
     if not values.one("--run-dir") and not os.environ.get("APPSWITCH_RUN_DIR"):
-        source = "default"
+        source = _DEFAULT
     settings = dict(sorted({**settings, "run-dir": Setting((str(run_dir),), source)}.items()))
     if settings["join"].values:
         settings["join"] = Setting(("(a secret)",), settings["join"].source)
