@@ -76,14 +76,15 @@ def test_one_string_is_all_that_a_host_needs(hosts: Make, mode: Mode) -> None:
     for host in lab:
         rows = members(host)
         columns = ["name", "address", "port", "state", "since", "services", "programs", "own", "version"]
-        assert list(rows[0]) == columns
+        assert list(rows[0]) == [*columns, "kind", "tags"]
+        assert {row["kind"] for row in rows} == {"switch"}
         assert {row["version"] for row in rows} == {__version__}
         assert [row["own"] for row in rows if row["address"] == host.address] == [True]
         assert len({row["name"] for row in rows}) == 3
         memory = host.run_dir.parent / "run.cluster"
         assert memory.stat().st_mode & 0o777 == 0o600
     header, *lines = str(one.cli("members")).splitlines()
-    assert header.split() == ["NAME", "ADDRESS", "STATE", "SINCE", "SERVICES", "PROGRAMS", "VERSION"]
+    assert header.split() == ["NAME", "ADDRESS", "STATE", "SINCE", "SERVICES", "PROGRAMS", "VERSION", "KIND", "TAGS"]
     assert len(lines) == 3
     # Any member's token will do, and any member may be down meanwhile.
     again = str(two.cli("token")).strip()

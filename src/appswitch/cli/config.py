@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..cluster.serf import OFF, PLAIN
+from ..cluster.serf import PORT as SERF_PORT
 from ..model.identity import DEFAULT_RANGE
 from ..switch import client
 from ..switch.membership import GOSSIP_PORT, LAN, LOCAL, TIMINGS, WAN, Wish
@@ -21,6 +23,9 @@ NODE_OPTIONS = (
     Option("--node-name", "NAME", "this host's name in the cluster (default: the hostname and 4 digits)"),
     Option("--gossip-port", "N", f"UDP and TCP port of the cluster's gossip (default: {GOSSIP_PORT})"),
     Option("--timings", "KIND", f"of the gossip: {LAN}, {WAN} or {LOCAL}, one machine (default: {LAN})", TIMINGS),
+    Option("--serf", f"KEY|{PLAIN}|{OFF}", f"be in a Serf cluster, too: KEY as of its -encrypt (default: {OFF})"),
+    Option("--serf-port", "N", f"UDP and TCP port for Serf's members (default: {SERF_PORT})"),
+    Option("--serf-join", "ADDR[:PORT]", "where one of them is", many=True),
 )
 JOIN = Option("--join", "TOKEN", "join the cluster of this token, a secret printed by `appswitch token`")
 SWITCH_OPTIONS = (
@@ -37,10 +42,12 @@ SWITCH_OPTIONS = (
 )
 #: All that may stand in a file.
 SETTINGS = (*SWITCH_OPTIONS, *NODE_OPTIONS, JOIN)
-_DEFAULTS = {"range": DEFAULT_RANGE, "gossip-port": str(GOSSIP_PORT), "timings": LAN, "log-level": "info"}
+_DEFAULTS = {"range": DEFAULT_RANGE, "gossip-port": str(GOSSIP_PORT), "timings": LAN}
+_DEFAULTS |= {"serf": OFF, "serf-port": str(SERF_PORT), "log-level": "info"}
 _DEFAULT = "default"
 _SYSTEM = "/etc/appswitch/appswitch.toml"
 _SIZE = 1 << 20
+_SECRET = "(a secret)"
 
 
 class Setting(NamedTuple):
@@ -64,8 +71,9 @@ class Settings:
         return list(self.found[name].values)
 
     def _set(self, name: str) -> str | None:
-        """As `one`, None for a default."""
-        return None if self.found[name].source == _DEFAULT else self.one(name)
+        """As `one`, None for a default; several with commas."""
+        found = self.found[name]
+        return None if found.source == _DEFAULT or not found.values else ",".join(found.values)
 
     def wish(self) -> Wish:
         """What is asked for of a cluster."""
@@ -77,6 +85,9 @@ class Settings:
             self.one("node-name"),
             self._set("gossip-port"),
             self._set("timings"),
+            self._set("serf"),
+            self._set("serf-port"),
+            self._set("serf-join"),
         )
 
 
@@ -167,8 +178,9 @@ def main(values: Values) -> int:
     if not values.one("--run-dir") and not os.environ.get("APPSWITCH_RUN_DIR"):
         source = _DEFAULT
     settings = dict(sorted({**settings, "run-dir": Setting((str(run_dir),), source)}.items()))
-    if settings["join"].values:
-        settings["join"] = Setting(("(a secret)",), settings["join"].source)
+    for name, shown in (("join", ()), ("serf", ((PLAIN,), (OFF,)))):
+        if settings[name].values and settings[name].values not in shown:
+            settings[name] = Setting((_SECRET,), settings[name].source)
     many = {option.name.removeprefix("--") for option in SETTINGS if option.many}
     document = [
         {
@@ -197,9 +209,9 @@ that before the defaults. The file has the names of the flags, as in
     share = ["db-*"]
 
 and is the one named by --config or $APPSWITCH_CONFIG, else {_SYSTEM} for root and
-$XDG_CONFIG_HOME/appswitch/appswitch.toml (~/.config/…) for others. A token in it is a secret: mode 0600.
+$XDG_CONFIG_HOME/appswitch/appswitch.toml (~/.config/…) for others. A token or Serf's key in it is a secret: mode 0600.
 
-JSON: [{{name, value (a text, a list for share and resolver, or null), from}}].""",
+JSON: [{{name, value (a text, a list for share, resolver and serf-join, or null), from}}].""",
     words=True,
     mixed=True,
 )

@@ -7,6 +7,8 @@ from .main import show
 from .options import OUTPUT, RUN_DIR, Command, Values
 from .output import age_since, report
 
+_HEADER = ("NAME", "ADDRESS", "STATE", "SINCE", "SERVICES", "PROGRAMS", "VERSION", "KIND", "TAGS")
+
 
 def main(values: Values) -> int:
     found = ask(values, {"op": "members"})
@@ -21,10 +23,12 @@ def main(values: Values) -> int:
             row["services"],
             row["programs"],
             row["version"],
+            row["kind"],
+            [f"{key}={value}" for key, value in row["tags"].items()],
         )
         for row in found
     ]
-    return report(values, found, ("NAME", "ADDRESS", "STATE", "SINCE", "SERVICES", "PROGRAMS", "VERSION"), rows)
+    return report(values, found, _HEADER, rows)
 
 
 COMMAND = Command(
@@ -35,5 +39,7 @@ COMMAND = Command(
     main,
     """
 JSON: [{name, address, port (of its gossip), state, since (ISO 8601: of the state), services, programs (counts),
-own (is it this host?), version (of AppSwitch)}]; empty when the switch is in no cluster.""",
+own (is it this host?), version (of AppSwitch), kind (switch or serf), tags (Serf's, by name)}]; empty when the switch
+is in no cluster. Of kind serf are members of the Serf cluster of `up --serf` that are no switches of this cluster; they
+have neither services nor programs (null).""",
 )

@@ -17,6 +17,7 @@ def main(values: Values) -> int:
         ("run dir", found["run_dir"]),
         ("up for", age(found["uptime_s"])),
         ("cluster", _cluster(found["cluster"])),
+        *([("serf", _serf(found["cluster"]["serf"]))] if found["cluster"] and found["cluster"].get("serf") else []),
         ("programs", found["programs"]),
         ("services", found["services"]),
         ("restarts", found["restarts"]),
@@ -25,7 +26,7 @@ def main(values: Values) -> int:
     rows += [(f"no {row['feature']}", f"{row['without']} ({row['since']})") for row in found.get("missing", [])]
     rows += [(f"fenced: program {row['program']}", _fenced(row)) for row in found["fenced"]]
     counts = found["counters"]
-    shown = [name for name in counters.MEANING if counts.get(name) or not name.startswith("gossip_")]
+    shown = [name for name in counters.MEANING if counts.get(name) or not name.startswith(("gossip_", "serf_"))]
     rows += [(name, f"{counts.get(name, 0)} {counters.MEANING[name]}") for name in shown]
     return report(values, found, ("WHAT", "VALUE"), rows)
 
@@ -34,7 +35,11 @@ def _fenced(row: dict[str, Any]) -> str:
     return f"{row['name'] or 'without a name'}, pid {row['pid']}, user {row['uid']}: {row['reason']}"
 
 
-def _cluster(found: dict[str, str] | None) -> str:
+def _serf(found: dict[str, Any]) -> str:
+    return f"port {found['port']}, " + ("encrypted" if found["encrypted"] else "plain: anybody who reaches it gets in")
+
+
+def _cluster(found: dict[str, Any] | None) -> str:
     return f"{found['label']}, as {found['name']} at {found['address'] or 'no address'}" if found else "none"
 
 
@@ -46,7 +51,8 @@ COMMAND = Command(
     main,
     """
 JSON: {version, run_dir, uptime_s, programs, services, traps, denied, strangers, workers, restarts,
-processes: [{role, pid}], counters: {name: number}, cluster: {label, name, address} or null,
+processes: [{role, pid}], counters: {name: number},
+cluster: {label, name, address, serf: {port, encrypted} or null} or null,
 missing: [{feature (of the kernel), since (when there is such), without (what follows)}],
 fenced: [{program (id), name, pid, uid, reason}]}; traps, denied and strangers are the counters of that name. Fenced
 is a program that made a worker wait: it is served by one of its own.""",

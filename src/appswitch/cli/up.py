@@ -14,6 +14,7 @@ from importlib import import_module
 import appswitch
 
 from .. import __version__
+from ..cluster.serf import OFF
 from ..linux import features, probe
 from ..linux.features import FEATURES
 from ..model.identity import DEFAULT_RANGE, Refusal, check_range
@@ -58,6 +59,8 @@ def main(values: Values) -> int:
         raise
     if switch.cluster is not None:
         line += f" This host is {switch.cluster.name} in the cluster {switch.cluster.label}."
+    if switch.cluster is not None and switch.cluster.serf is not None and not switch.cluster.serf.keys:
+        line += f" Serf's members are listed unencrypted: whoever reaches port {switch.cluster.serf.port} gets in."
     if guards := [name for name, _ in switch.missing if FEATURES[name].guard]:
         line += f" This kernel lacks what holds hostile programs ({', '.join(guards)}): see `appswitch status`."
     level = getattr(logging, (settings.one("log-level") or "info").upper())
@@ -104,7 +107,9 @@ def _member(switch: Settings, wish: Wish) -> Settings:
 
 
 def _is_for_a_cluster(wish: Wish) -> bool:
-    return any(value is not None for value in (wish.token, wish.interface, wish.advertise))
+    return any(value is not None for value in (wish.token, wish.interface, wish.advertise)) or (
+        wish.serf is not None and wish.serf != OFF
+    )
 
 
 def _already_up(run_dir: RunDir, wish: Wish, uid: int) -> int:
@@ -260,6 +265,8 @@ With --node-interface, --advertise or --join the switch is a member of a cluster
 hosts find each other. The first host's `up` makes the cluster and its key, `appswitch token` prints what the others
 need, and --join returns when this host is a member, or says why it is not (exit code 1; nothing stays). The key and
 the token are secrets; the switch keeps the key in a file of mode 0600, and the next `up` comes back to the cluster.
+With --serf it is a member of a Serf cluster, too, whose agents see it live and die; `appswitch members` shows them.
+They get to know nothing else of the cluster, and nothing that they say is believed in it.
 --upgrade keeps the running switch's settings, its programs and their connections; when the new version cannot take
 over, the switch goes on as before (exit code 1). With no switch up, one is started.
 Settings may stand in the environment or a file: see `appswitch config --help`.""",

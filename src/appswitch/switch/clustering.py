@@ -218,6 +218,11 @@ class Clustering:
             if self._node.host:
                 self._place(self._node.address, self._node.bind)
             self._confirm()
+        elif operation == "serf" and self.membership is not None and self.membership.serf is not None:
+            changed = tuple(bytes.fromhex(key) for key in message["keys"])
+            self.membership = replace(self.membership, serf=replace(self.membership.serf, keys=changed))
+            if not self.pending:
+                self._remember()
         elif operation == "key":
             self._answer(int(message["number"]), message["reply"])
         elif operation == "members" and self.membership is not None:
@@ -342,7 +347,13 @@ class Clustering:
         """For `status`; None outside a cluster."""
         if self.membership is None:
             return None
-        return {"label": self.membership.label, "name": self.membership.name, "address": self._node.address}
+        serf = self.membership.serf
+        return {
+            "label": self.membership.label,
+            "name": self.membership.name,
+            "address": self._node.address,
+            "serf": serf and {"port": serf.port, "encrypted": bool(serf.keys)},
+        }
 
     def abandon(self) -> None:
         """In a forked process: let go of every descriptor without closing it."""

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
-from ..cluster import keys, underlay
+from ..cluster import keys, serf, underlay
 from ..cluster.ring import Ring, name_of
+from ..cluster.serf import SerfSettings
 from ..cluster.token import ADDRESSES, Token, TokenError, decode, encode, new_label
 from ..linux import addresses
 from ..model.number import whole
@@ -39,6 +40,9 @@ class Wish:
     name: str | None = None
     gossip_port: str | None = None
     timings: str | None = None
+    serf: str | None = field(default=None, repr=False)
+    serf_port: str | None = None
+    serf_join: str | None = None
 
     def __bool__(self) -> bool:
         return any(value is not None for value in asdict(self).values())
@@ -49,6 +53,7 @@ class Membership:
     """A member's settings. `interface` "": the address is that from which `seeds` are reached.
 
     `advertise` "": the address is told to others as it is. `seeds`: where other members listen for gossip.
+    `serf`: None unless this host is a member of a Serf cluster, too.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Membership:
     gossip_port: int = GOSSIP_PORT
     timings: str = LAN
     seeds: tuple[Address, ...] = ()
+    serf: SerfSettings | None = None
 
     def token(self, own: Address, others: Sequence[Address]) -> str:
         """The token that lets others join: this host's address first."""
@@ -68,7 +74,8 @@ class Membership:
 
     def document(self) -> dict[str, Any]:
         """As it is kept in a file and told to the router."""
-        return {item.name: getattr(self, item.name) for item in fields(self)} | {"ring": self.ring.document()}
+        told = {"ring": self.ring.document(), "serf": self.serf and self.serf.document()}
+        return {item.name: getattr(self, item.name) for item in fields(self)} | told
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Membership:
@@ -84,6 +91,7 @@ class Membership:
             int(document["gossip_port"]),
             str(document["timings"]),
             tuple((str(address), int(port)) for address, port in document["seeds"]),
+            SerfSettings.of(document["serf"]) if document.get("serf") else None,
         )
 
 
@@ -110,6 +118,7 @@ def resolve(wish: Wish, remembered: Membership | None, default_name: Callable[[]
         gossip_port=_port(wish.gossip_port) if wish.gossip_port is not None else remembered.gossip_port,
         timings=wish.timings if wish.timings is not None else remembered.timings,
         seeds=tuple(dict.fromkeys([*(token.addresses if token is not None else ()), *remembered.seeds])),
+        serf=_serf(wish, remembered.serf),
     )
     if wish.timings is not None and wish.timings not in TIMINGS:
         raise SwitchError(f"--timings takes {', '.join(TIMINGS[:-1])} or {TIMINGS[-1]}, not {wish.timings!r}")
@@ -143,6 +152,13 @@ def here(membership: Membership, now: str = "") -> Here:
     except underlay.NoAddress as error:
         raise SwitchError(str(error)) from None
     return Here(membership.advertise or bind, bind)
+
+
+def _serf(wish: Wish, remembered: SerfSettings | None) -> SerfSettings | None:
+    try:
+        return serf.resolve(wish.serf, wish.serf_port, wish.serf_join, remembered)
+    except serf.SerfRefused as error:
+        raise SwitchError(str(error)) from None
 
 
 def _token(text: str) -> Token:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ from ..model.service import Service
 from ..table import counters
 from ..table.store import Table
 from ..trap.sockets import KINDS, OF_HOST, UNIX, End, read_ends
-from . import inspection, resolution
+from . import inspection, resolution, roll
 from .paths import SwitchError
 from .view import View
 
@@ -159,13 +159,19 @@ def members(_: View, table: Table) -> list[Row]:
             "port": record["port"],
             "state": record["state"],
             "since": iso(record["since"]),
-            "services": own if record["own"] else count[name],
-            "programs": record["programs"],
+            "services": None if _is_foreign(record) else own if record["own"] else count[name],
+            "programs": None if _is_foreign(record) else record["programs"],
             "own": record["own"],
             "version": record["version"],
+            "kind": record.get("kind", roll.SWITCH),
+            "tags": record.get("tags", {}),
         }
         for name, record in sorted(found.items())
     ]
+
+
+def _is_foreign(record: Mapping[str, Any]) -> bool:
+    return bool(record.get("kind", roll.SWITCH) != roll.SWITCH)
 
 
 def programs(view: View, rows: list[Service]) -> list[Row]:

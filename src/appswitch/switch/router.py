@@ -7,14 +7,16 @@ The supervisor tells it over the control socket (SOCK_SEQPACKET, JSON): first {"
 "seeds": …, "join": whether one of the seeds must take us}, later {"op": "join", "seeds": …}. It answers {"op":
 "joined"}, or {"op": "failed", "reason": a sentence}, and tells {"op": "node", "address", "bind"} at each change of the
 host's address, {"op": "members", "addresses"} at each change of those, and {"op": "ring", "ring"} at each change of the
-cluster's keys; the supervisor says the same back when all of this host goes by them. Questions about keys are {"op":
-"key", "number", "action", "key", "force"}, answered by {"op": "key", "number", "reply"}. The end of the control socket,
-and SIGTERM, make it leave the cluster.
+cluster's keys; the supervisor says the same back when all of this host goes by them. {"op": "serf", "keys"}
+tells that Serf's members have changed theirs. Questions about keys are {"op": "key", "number", "action", "key",
+"force"}, answered by {"op": "key", "number", "reply"}. The end of the control socket, and SIGTERM, make it leave the
+cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -22,7 +24,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, NoReturn
 
@@ -35,6 +37,7 @@ from ..gossip.member import Event, Member
 from ..gossip.node import Node
 from ..gossip.refused import GossipRefused, NameTaken
 from ..gossip.settings import LAN, LOCAL, WAN, NodeSettings
+from ..model.number import whole
 from ..table import poke
 from ..table.counters import Counters
 from ..table.store import Table
@@ -42,7 +45,8 @@ from . import membership
 from .locksmith import Locksmith
 from .membership import Membership
 from .paths import SwitchError
-from .roll import VERSION, Roll
+from .roll import SERF, VERSION, Roll
+from .serf import PORT_TAG, SerfMember
 from .whereabouts import Whereabouts
 
 log = logging.getLogger("appswitch.router")
@@ -90,6 +94,7 @@ class Router:
         )
         self._where = Whereabouts(self._settings)
         self._roll = Roll(self._table, self._settings.name)
+        self._serf = self._in_serf()
         self._ending = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing = self._comparing = self._repairing = False
@@ -118,7 +123,7 @@ class Router:
             self._serve(loop)
             await self._ending.wait()
         log.info("leaving the cluster")
-        await self._node.leave(_FAREWELL)
+        await asyncio.gather(*(one.leave(_FAREWELL) for one in (self._node, self._serf) if one is not None))
 
     async def _begin(self) -> None:
         """Find the address, start the gossip, and join if we must. Failure; SwitchError: there is no address."""
@@ -132,7 +137,7 @@ class Router:
                 advertise=address,
                 label=settings.label,
                 keys=_gossip_keys(settings.ring),
-                meta=tags.pack({VERSION: __version__}),
+                meta=tags.pack({VERSION: __version__} | ({PORT_TAG: str(self._serf.port)} if self._serf else {})),
                 timings=_TIMINGS[settings.timings],
             ),
             self,
@@ -140,20 +145,36 @@ class Router:
             counters=self._counters.add,
         )
         self._mirror.compare()
-        try:
-            await self._node.start()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise Failure(f"the gossip cannot use port {address[1]}: {error.strerror}") from None
-            raise Failure(
-                f"port {address[1]} is in use, by another switch of this host perhaps: choose one with --gossip-port"
-            ) from None
-        if self._must_join:
-            try:
+        async with contextlib.AsyncExitStack() as undo:
+            with _listening(address[1], "another switch of this host perhaps: choose one with --gossip-port"):
+                await self._node.start()
+            undo.push_async_callback(self._node.close)
+            if self._serf is not None:
+                with _listening(self._serf.port, "an agent of this host perhaps: choose one with --serf-port"):
+                    await self._serf.start(address[0], where.any)
+                undo.push_async_callback(self._serf.close)
+            if self._must_join:
                 await self.join(self._seeds)
-            except Failure:
-                await self._node.close()
-                raise
+            undo.pop_all()
+
+    def _in_serf(self) -> SerfMember | None:
+        settings, of = self._settings, self._settings.serf
+        if of is None:
+            return None
+
+        def rekeyed(found: tuple[bytes, ...]) -> None:
+            self._tell({"op": "serf", "keys": [key.hex() for key in found]})
+
+        def changed(name: str) -> None:
+            self._roll.changed(name, SERF)
+            asyncio.get_running_loop().call_soon(self._list)
+
+        timings, count = _TIMINGS[settings.timings], self._counters.add
+        return SerfMember(of, settings.name, settings.label, timings, count, rekeyed, changed)
+
+    def _hosts_in_serf(self) -> list[tuple[str, int]]:
+        found = ((member, whole(tags.unpack(member.meta).get(PORT_TAG, ""), 1, 65535)) for member in self._others())
+        return [(member.address, port) for member, port in found if port is not None]
 
     async def join(self, seeds: list[tuple[str, int]]) -> None:
         """Get into the cluster by one of these. Failure says why not."""
@@ -201,6 +222,8 @@ class Router:
         self._announce()  # what changed while nobody was there to be poked
         self._start(self._look())
         self._start(self._keep_trying())
+        if self._serf is not None:
+            self._start(self._serf.keep_joined(self._hosts_in_serf))
         loop.call_later(_INHERITANCE, self._disinherit)
 
     async def _keep_trying(self) -> None:
@@ -254,6 +277,8 @@ class Router:
         self._told_node()
         if address := self._where.here.address:
             self._node.set_address(address)
+            if self._serf is not None:
+                self._serf.set_address(address)
             self._announce()
 
     def _on_control(self) -> None:
@@ -422,11 +447,23 @@ class Router:
 
     def _list(self) -> None:
         """Keep the table's list of members, and the addresses to come back by."""
-        self._roll.write(self._node.members(), self._mirror.programs)
+        foreign = self._serf.members() if self._serf is not None else ()
+        self._roll.write(self._node.members(), self._mirror.programs, foreign)
         told = self._addresses()[:_REMEMBERED]
         if told and set(told) != set(self._told_members):
             self._told_members = told
             self._tell({"op": "members", "addresses": told})
+
+
+@contextlib.contextmanager
+def _listening(port: int, user: str) -> Iterator[None]:
+    """Failure in the place of an OSError; `user`: who may have the port already, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise Failure(f"the gossip cannot use port {port}: {error.strerror}") from None
+        raise Failure(f"port {port} is in use, by {user}") from None
 
 
 def _gossip_keys(ring: Ring) -> tuple[bytes, ...]:

@@ -57,6 +57,14 @@ MEANING = {
     "exposed": "connections from outside let in at published ports",
     "exposed_refused": "connections to published ports reset: nobody took them any more",
     "dns_cached": "DNS queries answered by what the host's resolvers said before",
+    "serf_sent": "datagrams sent to Serf's members",
+    "serf_received": "datagrams received from Serf's members",
+    "serf_messages": "Serf's events, queries and the like heard: none is acted upon",
+    "serf_wrong_key": "refused: what was to be of Serf, but sealed with another key",
+    "serf_unsealed": "refused: what was to be of Serf, but not encrypted",
+    "serf_refused": "refused: other things that came to Serf's port and were not right, or too many",
+    "serf_probe_failed": "probes that one of Serf's members did not answer in any way",
+    "serf_refuted": "times this host said to Serf that it lives, because others doubted it",
 }
 _PLACE = {name: index for index, name in enumerate(MEANING)}
 _SIZE = 4096
