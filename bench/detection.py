@@ -1,14 +1,18 @@
-"""When five hosts notice that one dies, hangs, is slow or cut off: `python -m bench.detection [--timings KIND] [CASE]…`
+"""When five hosts notice that one dies, hangs, is slow or cut off.
 
-Prints what docs/cluster.md tells. Hosts are network namespaces on a bridge, those of the tests; needs root.
+`python -m bench.detection [--timings KIND] [--runs N] [CASE]…` prints what docs/cluster.md tells: of each figure the
+median of all runs, and the smallest and the largest (inf: not within two minutes). Each run has a cluster of its own.
+Hosts are network namespaces on a bridge, those of the tests; needs root.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +30,8 @@ from support.hosts import Host, Hosts
 
 _COUNT, _LONG, _WATCH = 5, 120.0, 0.01
 
+Figures = dict[str, float]
+
 
 class Scene:
     """The hosts; `last` is the one that something happens to."""
@@ -41,21 +47,21 @@ class Scene:
             (row["state"] for row in self._tables[host].members().values() if row["address"] == other.address), "-"
         )
 
-    def seconds(self, state: str, since: float, by: list[Host] | None = None, of: Host | None = None) -> str:
+    def seconds(
+        self, what: str, state: str, since: float, by: list[Host] | None = None, of: Host | None = None
+    ) -> Figures:
         """From `since` until the first, and until the last, of these (the others) sees the host in a state."""
         waiting = dict.fromkeys(by or self.others)
-        first = ""
-        while waiting:
-            now = time.monotonic() - since
-            if now > _LONG:
-                return f"{first or 'nobody'} … not all within {_LONG:g} s"
+        first = last = math.inf
+        while waiting and (now := time.monotonic() - since) <= _LONG:
             for host in [host for host in waiting if self.sees(host, of or self.last) == state]:
-                first = first or f"{now:.1f}"
+                first = min(first, now)
                 del waiting[host]
+                last = math.inf if waiting else now
             time.sleep(_WATCH)
-        return f"{first} to {now:.1f} s"
+        return {f"{what}, first (s)": first, f"{what}, last (s)": last}
 
-    def deaths(self, seconds: float) -> str:
+    def deaths(self, seconds: float) -> Figures:
         """How many times anybody takes another for dead, and for suspect, in so long."""
         found = {"failed": 0, "suspect": 0}
         before: dict[tuple[Host, Host], str] = {}
@@ -68,7 +74,7 @@ class Scene:
                         found[state] += 1
                     before[host, other] = state
             time.sleep(5 * _WATCH)
-        return f"in {seconds:g} s {found['failed']} times failed, {found['suspect']} times suspect"
+        return {f"times {state} in {seconds:g} s": float(count) for state, count in found.items()}
 
     def close(self) -> None:
         for table in self._tables.values():
@@ -76,15 +82,15 @@ class Scene:
         self.hosts.close()
 
 
-def kill(scene: Scene) -> str:
+def kill(scene: Scene) -> Figures:
     scene.last.kill()
-    return scene.seconds("failed", time.monotonic())
+    return scene.seconds("failed", "failed", time.monotonic())
 
 
-def down(scene: Scene) -> str:
+def down(scene: Scene) -> Figures:
     start = time.monotonic()
     scene.last.control("down")
-    return scene.seconds("left", start)
+    return scene.seconds("left", "left", start)
 
 
 @contextlib.contextmanager
@@ -98,85 +104,101 @@ def _stopped(pids: list[int]) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def hang(scene: Scene) -> str:
+def hang(scene: Scene) -> Figures:
     with _stopped(scene.last.processes()):
-        noticed = scene.seconds("failed", time.monotonic())
-    return f"{noticed}; it goes on, and lives for all again after {scene.seconds('alive', time.monotonic())}"
+        noticed = scene.seconds("failed", "failed", time.monotonic())
+    return noticed | scene.seconds("going on: alive again", "alive", time.monotonic())
 
 
-def short_hang(scene: Scene) -> str:
+def short_hang(scene: Scene) -> Figures:
     """Shorter than what takes it to be declared dead."""
     with _stopped(scene.last.processes()):
         time.sleep(2.0)
     return scene.deaths(15)
 
 
-def slow(scene: Scene) -> str:
+def slow(scene: Scene) -> Figures:
     with delaying(scene.last.namespace, 0.05, 0.15):
         return scene.deaths(60)
 
 
-def slower(scene: Scene) -> str:
+def slower(scene: Scene) -> Figures:
     with delaying(scene.last.namespace, 0.4, 0.8):
         return scene.deaths(60)
 
 
-def loss(scene: Scene) -> str:
+def loss(scene: Scene) -> Figures:
     for host in scene.hosts:
         host.namespace.drop("numgen random mod 100 < 30")
     return scene.deaths(60)
 
 
-def one_pair(scene: Scene) -> str:
+def one_pair(scene: Scene) -> Figures:
     scene.last.namespace.drop(f"ip saddr {scene.others[0].address}")
     return scene.deaths(60)
 
 
-def deaf(scene: Scene) -> str:
+def deaf(scene: Scene) -> Figures:
     scene.last.namespace.drop("meta l4proto { tcp, udp }")
     start = time.monotonic()
-    return f"{scene.seconds('failed', start)}; it takes the last of the others for dead after {_all_dead(scene, start)}"
+    return scene.seconds("failed", "failed", start) | _all_dead(scene, start)
 
 
-def mute(scene: Scene) -> str:
+def mute(scene: Scene) -> Figures:
     for host in scene.others:
         host.namespace.drop(f"ip saddr {scene.last.address}")
     start = time.monotonic()
-    return f"{scene.seconds('failed', start)}; it takes the last of the others for dead after {_all_dead(scene, start)}"
+    return scene.seconds("failed", "failed", start) | _all_dead(scene, start)
 
 
-def _all_dead(scene: Scene, start: float) -> str:
-    for other in scene.others:
-        found = scene.seconds("failed", start, [scene.last], other)
-    return found
+def _all_dead(scene: Scene, start: float) -> Figures:
+    """Until the host itself takes all the others for dead."""
+    found = [scene.seconds("", "failed", start, [scene.last], other) for other in scene.others]
+    return {"it takes the last other for dead (s)": max(*(max(one.values()) for one in found))}
 
 
-def split(scene: Scene) -> str:
+def split(scene: Scene) -> Figures:
     near, far = scene.others[:2], [*scene.others[2:], scene.last]
     scene.hosts.split(near, far)
-    noticed = scene.seconds("failed", time.monotonic(), near)
+    start = time.monotonic()
+    found = [scene.seconds("", "failed", start, near, other) for other in far]
     scene.hosts.heal()
-    return f"{noticed}; healed for all after {scene.seconds('alive', time.monotonic(), near)}"
+    start = time.monotonic()
+    healed = [scene.seconds("", "alive", start, near, other) for other in far]
+    return {
+        "two have lost all three (s)": max(*(max(one.values()) for one in found)),
+        "healed: all alive (s)": max(*(max(one.values()) for one in healed)),
+    }
 
 
-CASES: dict[str, Callable[[Scene], str]] = {
+CASES: dict[str, Callable[[Scene], Figures]] = {
     case.__name__: case for case in (kill, down, hang, short_hang, slow, slower, loss, one_pair, deaf, mute, split)
 }
+
+
+def measure(name: str, timings: str) -> Figures:
+    """One run of a case."""
+    scene = Scene(timings)
+    try:
+        return CASES[name](scene)
+    finally:
+        for host in scene.hosts:
+            host.namespace.pass_all()
+        scene.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--timings", default="lan")
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("cases", nargs="*", choices=[*CASES, []])
     arguments = parser.parse_args()
     for name in arguments.cases or CASES:
-        scene = Scene(arguments.timings)
-        try:
-            print(f"{arguments.timings}, {name}: {CASES[name](scene)}", flush=True)
-        finally:
-            for host in scene.hosts:
-                host.namespace.pass_all()
-            scene.close()
+        runs = [measure(name, arguments.timings) for _ in range(arguments.runs)]
+        for figure in runs[0]:
+            all_of_it = [run[figure] for run in runs]
+            middle, least, most = statistics.median(all_of_it), min(all_of_it), max(all_of_it)
+            print(f"{arguments.timings}, {name}, {figure}: {middle:.1f} ({least:.1f} to {most:.1f})", flush=True)
 
 
 if __name__ == "__main__":
