@@ -34,7 +34,8 @@ _ports = itertools.count(10000 + os.getpid() % 1000 * 20)
 def free_port(address: str = ADDRESS) -> int:
     """One that is free for both UDP and TCP a moment before it is used, and that no connection gets by chance."""
     for port in _ports:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
             try:
                 tcp.bind((address, port))
                 udp.bind((address, port))
@@ -56,9 +57,10 @@ class Agent:
         self, name: str, directory: Path, *options: str, address: str = ADDRESS, entering: tuple[str, ...] = ()
     ) -> None:
         self.where = (address, free_port(address))
-        self._rpc = f"-rpc-addr={address}:{free_port(address)}"
+        host = f"[{address}]" if ":" in address else address
+        self._rpc = f"-rpc-addr={host}:{free_port(address)}"
         self._serf = [*entering, need("serf")]
-        bind = f"-bind={address}:{self.where[1]}"
+        bind = f"-bind={host}:{self.where[1]}"
         argv = [*self._serf, "agent", f"-node={name}", bind, self._rpc, "-tag=role=peer", *options]
         self.program = Program(argv, directory=directory, label=name, person=MYSELF, env={"HOME": str(directory)})
         self.program.wait_output("Serf agent running!")

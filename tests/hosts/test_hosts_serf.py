@@ -236,6 +236,17 @@ def test_what_serf_says_has_no_weight_in_the_cluster(
 
 
 @encrypted
+def test_over_ipv6(serf: Serf, hosts: Callable[..., Hosts]) -> None:
+    one, two, three = hosts(3, family=6)
+    agent = serf.agent(two)
+    one.up("--node-interface", "eth0", "--serf", serf.setting, "--serf-join", "[{}]:{}".format(*agent.where))
+    serf.agent(three, f"-join=[{one.address}]:{PORT}")
+    await_seen([agent], dict.fromkeys([name_of(one), "agent-2", "agent-3"], "alive"))
+    await_shown([one], "alive", "agent-2", "agent-3")
+    assert "Successfully contacted all live nodes" in agent.command("reachability")
+
+
+@encrypted
 def test_settings_and_what_is_said_of_wrong_ones(serf: Serf, hosts: Callable[..., Hosts]) -> None:
     one, two = hosts(2)
     shown = json.loads(one.control("config", "show", "--serf", serf.setting, "-o", "json", status=0).stdout)
