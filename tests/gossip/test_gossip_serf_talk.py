@@ -171,9 +171,10 @@ def test_keys_are_changed_as_serf_does() -> None:
 
 
 def test_answers_are_handed_on_and_nothing_else() -> None:
-    one, answer = talk(), pack(RESPONSE, LTime=1, ID=2)
+    one, answer = talk(OLD), pack(RESPONSE, LTime=1, ID=2)
     head = pack(RELAY, DestAddr={"IP": HERE["Addr"], "Port": 7946, "Zone": ""})
     assert one.hear(head + answer, 0.0) == [Respond(ASKER, answer)]
+    assert talk().hear(head + answer, 0.0) == [], "for strangers neither"
     for wrong in (head, head + pack(LEAVE, LTime=1, Node="x"), bytes([RELAY]), pack(RELAY) + answer):
         with pytest.raises(Refused):
             one.hear(wrong, 0.0)

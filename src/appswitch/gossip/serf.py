@@ -114,8 +114,8 @@ class Talk:
     def hear(self, payload: bytes, now: float) -> list[Action]:
         """A user message."""
         kind = payload[0] if payload else -1
-        if kind == RELAY:
-            return [_relayed(payload[1:])]
+        if kind == RELAY:  # in plain anybody could have us send anything to anybody
+            return [_relayed(payload[1:])] if self.keys else []
         if kind not in (LEAVE, JOIN, USER_EVENT, QUERY) or not self._is_news(payload, now):
             return []
         fields = unpack(payload[1:])

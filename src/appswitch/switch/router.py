@@ -165,11 +165,7 @@ class Router:
         def rekeyed(found: tuple[bytes, ...]) -> None:
             self._tell({"op": "serf", "keys": [key.hex() for key in found]})
 
-        def changed(name: str) -> None:
-            self._roll.changed(name, SERF)
-            asyncio.get_running_loop().call_soon(self._list)
-
-        timings, count = _TIMINGS[settings.timings], self._counters.add
+        timings, count, changed = _TIMINGS[settings.timings], self._counters.add, partial(self._roll.changed, kind=SERF)
         return SerfMember(of, settings.name, settings.label, timings, count, rekeyed, changed)
 
     def _hosts_in_serf(self) -> list[tuple[str, int]]:

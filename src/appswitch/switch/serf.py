@@ -20,7 +20,7 @@ from ..gossip.member import Event, Member
 from ..gossip.node import Node
 from ..gossip.refused import GossipRefused, Refused
 from ..gossip.serf import VERSIONS, Action, Rekey, Respond, Spread, Talk
-from ..gossip.settings import Address, NodeSettings, Timings
+from ..gossip.settings import Address, Limits, NodeSettings, Timings
 
 log = logging.getLogger("appswitch.router")
 
@@ -32,6 +32,8 @@ _RETRY, _JOIN = 3.0, 8.0
 _HOSTS = 3
 #: Members that are asked what they know, once the way to them is found.
 _OTHERS = 5
+#: Serf's members, dead ones included: they may be anybody, and are looked at every second.
+_MEMBERS = 4096
 #: The gossip's counters as they are called here; "": not counted. Others are `serf_refused`.
 _COUNTERS = {
     "gossip_sent": "serf_sent",
@@ -67,6 +69,7 @@ class SerfMember:
         self._tags = {"role": "appswitch", "appswitch": __version__, "cluster": label}
         self._talk = Talk(name, self._tags, settings.keys)
         self._reached: set[Address] = set()
+        self._at: dict[Address, str] = {}  # names of members that live
         self._told = ""  # why agents were not reached, lest the log repeats it
         self._node: Node
 
@@ -85,6 +88,7 @@ class SerfMember:
                 meta=tags.pack(self._tags),
                 versions=VERSIONS,
                 timings=self._timings,
+                limits=Limits(members=_MEMBERS),
             ),
             self,
             rng=random.Random(),
@@ -162,7 +166,10 @@ class SerfMember:
         self._read(partial(self._talk.merge, state))
 
     def member_changed(self, member: Member, event: Event) -> None:
-        log.info("member %s (%s) of Serf's %s", member.name, member.address, event.value)
+        log.debug("member %s (%s) of Serf's %s", member.name, member.address, event.value)
+        self._at = {where: name for where, name in self._at.items() if name != member.name}
+        if member.reachable:
+            self._at[member.address, member.port] = member.name
         if event is not Event.UPDATED:
             self._changed(member.name)
 
@@ -177,11 +184,10 @@ class SerfMember:
             try:
                 match action:
                     case Spread(payload, relay):
-                        self._node.broadcast(payload, relay=relay)
+                        self._node.broadcast(payload, about=None if relay else self._name, relay=relay)
                     case Respond(to, payload):
-                        for member in self.members():
-                            if (member.address, member.port) == to:
-                                self._node.send(member.name, payload)
+                        if (name := self._at.get(to)) is not None:
+                            self._node.send(name, payload)
                     case Rekey(keys):
                         log.info("Serf's members have changed their keys; there are %d", len(keys))
                         self._node.set_keys(keys)
