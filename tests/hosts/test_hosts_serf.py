@@ -123,6 +123,8 @@ def test_agents_and_switches_see_each_other_live_die_and_leave(
     assert client("hear('web', 80)") == "hello"
     assert "Successfully contacted all live nodes" in agent.command("reachability")
 
+    assert [row["of"] for row in one.cli("key", "list", "-o", "json")] == [2], "agents have no keys of ours"
+
     # Each is doubted by others, and says that it lives.
     serf.tell(four, agent.where, Suspect(LATE, switches[0], "nobody"))
     wait_until(lambda: one.counters()["serf_refuted"], lambda: f"a refutation: {one.counters()}")
@@ -130,6 +132,7 @@ def test_agents_and_switches_see_each_other_live_die_and_leave(
     agent.program.wait_output("Refuting a suspect message")
     await_shown([one, two], "alive", "agent-3", "agent-4")
 
+    assert client("hear('web', 80)") == "hello"
     two.kill()
     await_seen([agent, other], {switches[1]: "failed", switches[0]: "alive"})
     two.up()
