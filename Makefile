@@ -1,7 +1,7 @@
 # Every target works from a bare clone: it does its own set-up first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-cluster test differential soak fuzz fuzz-traps lint bench bench-cluster sim clean
+.PHONY: help venv demo demo-cluster test differential soak suites fuzz fuzz-traps lint bench bench-cluster sim clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -11,6 +11,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
 BENCH_ARGS ?=
+SUITES_ARGS ?=
 # What make fuzz runs, and for how many seconds each.
 FUZZ_TARGETS ?= $$($(PYTHON) -c 'import sys; sys.path.insert(0, "tools"); from fuzz.targets import TARGETS; print(*TARGETS)')
 FUZZ_SECONDS ?= 60
@@ -48,6 +49,10 @@ differential: venv ## Random programs, natively and under the switch (DIFF_EXAMP
 
 soak: venv ## Kill the switch's processes a thousand times under load; SOAK_ARGS="--kills 100 --seed 1"
 	$(PYTHON) -m pytest -s tests/service/test_service_kills.py --kills 1000 --within 1 $(SOAK_ARGS)
+
+suites: venv ## CPython's own network tests, natively and under the switch; writes docs/suites.md
+	@left_out="$$(tools/debian-packages.sh python3.11 libpython3.11-testsuite)" && test -z "$$left_out"
+	@PYTHONPATH=tools:tests $(PYTHON) -m suites $(SUITES_ARGS)
 
 lint: venv ## Style, types and import layers
 	$(VENV)/bin/ruff check .

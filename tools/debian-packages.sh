@@ -30,6 +30,7 @@ libc6-dev       -
 strace          strace
 serf            serf
 prometheus-alertmanager  prometheus-alertmanager
+libpython3.11-testsuite  -
 '
 services='nginx redis-server iperf3 serf prometheus-alertmanager postgresql'
 
@@ -65,7 +66,12 @@ install_quietly() {
   local options=(-qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
   # An update may fail where the lists that are here suffice.
   apt-get "${options[@]}" update >"$log" 2>&1 || true
-  apt-get "${options[@]}" install --yes --no-install-recommends "$@" >>"$log" 2>&1 || { cat "$log"; return 1; }
+  local package known=()
+  for package in "$@"; do
+    if apt-cache show "$package" >/dev/null 2>&1; then known+=("$package"); else echo "Not in this release: $package"; fi
+  done
+  [[ ${#known[@]} -gt 0 ]] || return 0
+  apt-get "${options[@]}" install --yes --no-install-recommends "${known[@]}" >>"$log" 2>&1 || { cat "$log"; return 1; }
   for service in ${new_services[@]+"${new_services[@]}"}; do
     has_service "$service" || continue
     if command -v systemctl >/dev/null; then
@@ -87,22 +93,27 @@ if [[ ${1:-} == --for-tests ]]; then
 else
   wanted=("$@")
 fi
-missing=()
-for package in "${wanted[@]}"; do
-  present "$package" || missing+=("$package")
-done
+look() {
+  local package
+  missing=()
+  for package in "${wanted[@]}"; do
+    present "$package" || missing+=("$package")
+  done
+}
+look
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 
 if ! command -v apt-get >/dev/null; then
   say "Left out, because this is not a Debian system: ${missing[*]}"
   echo "${missing[*]}"
-elif [[ $EUID -eq 0 ]]; then
-  say "Installing: ${missing[*]}"
-  bash "$0" --as-root "${missing[@]}" </dev/null || { say "Could not install ${missing[*]}: see above."; exit 1; }
-elif sudo -n true 2>/dev/null; then
-  say "Installing with sudo: ${missing[*]}"
-  sudo -n bash "$0" --as-root "${missing[@]}" </dev/null ||
+elif [[ $EUID -eq 0 ]] || sudo -n true 2>/dev/null; then
+  sudo=()
+  [[ $EUID -eq 0 ]] || sudo=(sudo -n)
+  say "Installing${sudo[*]:+ with sudo}: ${missing[*]}"
+  "${sudo[@]}" bash "$0" --as-root "${missing[@]}" </dev/null ||
     { say "Could not install ${missing[*]}: see above."; exit 1; }
+  look
+  [[ ${#missing[@]} -eq 0 ]] || echo "${missing[*]}"
 else
   say "Left out, because installing needs root: ${missing[*]}"
   say "To have them: sudo apt-get install ${missing[*]}"
