@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from suites.exceptions import TCP, TRANSPORTS, UNIX, reasons
-from suites.lanes import NATIVE, Lane, Place, are_there
+from suites.compare import beside
+from suites.exceptions import TCP, TRANSPORTS, UNIX
+from suites.lanes import NATIVE, Place, are_there
 from suites.modules import PACKAGE, PYTHON, Part
 from suites.outcomes import Outcome, differences
-from suites.verdicts import judge
 
 from support import needs
 from support.modes import Mode, Person, possible
@@ -67,17 +67,7 @@ def test_passes_what_passes_natively(place: Place, part: Part) -> None:
         natively, *played = pool.map(lambda transport: place.play(part, transport), (NATIVE, *transports))
     assert sum(outcome.passed for outcome in natively.values()) >= 8, "it is not the part that it was"
     for transport, here in zip(transports, played, strict=True):
-        different = differences(natively, here)
-        unlisted = sorted(different.keys() - reasons(transport).keys())
-        judged = judge(
-            Lane(place.mode, transport),
-            part.module,
-            natively,
-            here,
-            different,
-            place.again(part.module, unlisted, NATIVE) if unlisted else (),
-            place.again(part.module, unlisted, transport) if unlisted else (),
-        )
+        judged = beside(place, part.module, transport, natively, here)
         assert not judged.new, _told(judged.new)
 
 

@@ -21,11 +21,12 @@ from support.command import command_for
 from support.modes import possible
 
 from . import lanes, modules, report
-from .exceptions import TRANSPORTS, reasons
-from .lanes import NATIVE, Lane, Place
+from .compare import beside
+from .exceptions import TRANSPORTS
+from .lanes import NATIVE, Place
 from .modules import Part
-from .outcomes import Outcome, Outcomes, differences
-from .verdicts import Judged, judge
+from .outcomes import Outcome, Outcomes
+from .verdicts import Judged
 
 MODES = ("root", "user-own")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "suites.md"
@@ -68,27 +69,20 @@ def _compare(
             for mode in places
             for transport in (NATIVE, *options.transport)
         ]
-        for job in jobs:
-            job.result()
-    judged = []
-    for module in options.modules:
-        for mode, place in places.items():
-            natively = results[mode, NATIVE, module]
-            for transport in options.transport:
-                here = results[mode, transport, module]
-                different = differences(natively, here)
-                unlisted = sorted(different.keys() - reasons(transport).keys())
-                judged.append(
-                    judge(
-                        Lane(place.mode, transport),
-                        module,
-                        natively,
-                        here,
-                        different,
-                        place.again(module, unlisted, NATIVE) if unlisted else (),
-                        place.again(module, unlisted, transport) if unlisted else (),
-                    )
-                )
+        try:
+            for job in jobs:
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for place in places.values():
+                place.stop()
+            raise
+    judged = [
+        beside(place, module, transport, results[mode, NATIVE, module], results[mode, transport, module])
+        for module in options.modules
+        for mode, place in places.items()
+        for transport in options.transport
+    ]
     return judged, {(mode, module): results[mode, NATIVE, module] for mode in places for module in options.modules}
 
 
@@ -135,4 +129,7 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

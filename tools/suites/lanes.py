@@ -25,7 +25,6 @@ TEST_LIMIT = 240.0
 MODULE_LIMIT = 3600.0
 ROUNDS = 20
 """How often a module is begun again behind a test that hung."""
-AGAIN = 3
 
 _RUNNER = Path(__file__).with_name("runner.py")
 
@@ -48,6 +47,10 @@ class Lane:
         return f"{self.mode} {self.transport}"
 
 
+class Stopped(Exception):
+    """`Place.stop` was called."""
+
+
 class Place:
     """A switch of a mode, and the runs of tests by its people. Close it at the end."""
 
@@ -59,6 +62,8 @@ class Place:
         self._runner.chmod(0o644)
         self._count = itertools.count()
         self._lock = threading.Lock()
+        self._running: set[Program] = set()
+        self._stopped = False
         self._switch.up()
 
     def play(self, part: Part, transport: str, limit: float = TEST_LIMIT) -> dict[str, Outcome]:
@@ -70,21 +75,39 @@ class Place:
             try:
                 program.wait(MODULE_LIMIT)
             finally:
-                program.stop()
+                self._end(program)
             outcomes, over = read(results)
             if over:
                 return outcomes
         raise AssertionError(f"{part.module} came to no end: {program}")
 
-    def again(self, module: str, tests: Sequence[str], transport: str) -> list[dict[str, Outcome]]:
-        """The same tests of a module once more, several times."""
-        return [self.play(Part(module, only=tuple(tests)), transport) for _ in range(AGAIN)]
+    def again(self, module: str, tests: Sequence[str], transport: str) -> dict[str, Outcome]:
+        """Tests of a module once more."""
+        return self.play(Part(module, only=tuple(tests)), transport)
+
+    def stop(self) -> None:
+        """End what runs, and have nothing begin any more: for one who does not want to wait for `play`."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for program in running:
+            program.stop()
 
     def close(self) -> None:
         self._switch.close()
 
     def _start(self, argv: Sequence[str], transport: str) -> Program:
         with self._lock:
+            if self._stopped:
+                raise Stopped
             if transport == NATIVE:
-                return self._switch.start(argv, NATIVE, self.mode.program_owner)
-            return self._switch.run(argv, ip=VIP, options=("--transport", transport))
+                program = self._switch.start(argv, NATIVE, self.mode.program_owner)
+            else:
+                program = self._switch.run(argv, ip=VIP, options=("--transport", transport))
+            self._running.add(program)
+            return program
+
+    def _end(self, program: Program) -> None:
+        with self._lock:
+            self._running.discard(program)
+        program.stop()
