@@ -8,7 +8,7 @@ import pytest
 from suites.exceptions import EXCEPTIONS, TCP, UNIX, Listed
 from suites.lanes import NATIVE, Lane
 from suites.modules import MODULES, Part
-from suites.outcomes import Outcome, differences, read
+from suites.outcomes import Outcome, differences, kept, read, write
 from suites.verdicts import Judged, judge
 
 from suites import report
@@ -83,6 +83,13 @@ def test_what_began_and_did_not_end_is_hung(tmp_path: Path) -> None:
     file.write_text(file.read_text() + '{"over": true}\n')
     assert read(file)[1]
     assert read(tmp_path / "none") == ({}, False)
+
+
+def test_outcomes_are_kept(tmp_path: Path) -> None:
+    outcomes = {"m.C.t": Outcome("failed", 1.5, "told"), "m.C.u": PASSED}
+    write(tmp_path / "kept", outcomes)
+    assert kept(tmp_path / "kept") == outcomes
+    assert kept(tmp_path / "none") is None
 
 
 def test_a_part_is_told_to_the_runner() -> None:

@@ -25,7 +25,7 @@ from .compare import beside
 from .exceptions import TRANSPORTS
 from .lanes import NATIVE, Place
 from .modules import Part
-from .outcomes import Outcome, Outcomes
+from .outcomes import Outcome, Outcomes, kept, write
 from .verdicts import Judged
 
 MODES = ("root", "user-own")
@@ -58,7 +58,13 @@ def _compare(
     results: dict[tuple[str, str, str], dict[str, Outcome]] = {}
 
     def play(mode: str, transport: str, module: str) -> None:
-        results[mode, transport, module] = outcomes = places[mode].play(Part(module), transport)
+        file = options.results and options.results / f"{module}.{mode}.{transport}"
+        outcomes = kept(file) if file else None
+        if outcomes is None:
+            outcomes = places[mode].play(Part(module), transport)
+            if file:
+                write(file, outcomes)
+        results[mode, transport, module] = outcomes
         passed = sum(outcome.passed for outcome in outcomes.values())
         print(f"{module}, {mode}, {transport}: {passed} of {len(outcomes)} passed", flush=True)
 
@@ -116,12 +122,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--transport", action="append", choices=TRANSPORTS, help="over what (default: both)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="modules at once (default: %(default)s)")
     parser.add_argument("--output", type=Path, help=f"the page to write (default: {PAGE.name}, if all is run)")
+    parser.add_argument("--results", type=Path, help="a directory to keep results in; what it has is not run again")
     options = parser.parse_args()
     unknown = set(options.modules) - set(modules.MODULES)
     if unknown:
         parser.error(f"not one of the modules: {', '.join(sorted(unknown))}")
     if options.output is None and not (options.modules or options.mode or options.transport):
         options.output = PAGE
+    if options.results:
+        options.results.mkdir(parents=True, exist_ok=True)
     options.modules = options.modules or list(modules.MODULES)
     options.mode = options.mode or list(MODES)
     options.transport = options.transport or list(TRANSPORTS)

@@ -44,6 +44,20 @@ def read(results: Path) -> tuple[dict[str, Outcome], bool]:
     return outcomes, over
 
 
+def write(path: Path, outcomes: Outcomes) -> None:
+    """Keep the outcomes of a module that was run to its end, for `kept`."""
+    rows = (
+        {"id": name, "outcome": one.what, "seconds": one.seconds, "told": one.told} for name, one in outcomes.items()
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in (*rows, {"over": True})))
+
+
+def kept(path: Path) -> dict[str, Outcome] | None:
+    """What `write` kept there, if it is whole."""
+    outcomes, over = read(path)
+    return outcomes if over else None
+
+
 def differences(natively: Outcomes, here: Outcomes) -> dict[str, Outcome]:
     """Tests that pass natively and do not here, with what they do here.
 
