@@ -115,7 +115,7 @@ def test_the_page_has_every_figure() -> None:
     page = report.markdown([ours, tcp], natively, {"date": "DATE", "python": "PYTHON", "kernel": "KERNEL"})
     assert "| module | root, natively | root, unix | root, tcp |" in page
     assert "| m | 2 | 1 | 2 |" in page
-    assert "Of 4 such runs of tests 1 do not: **25.00 %**" in page
+    assert "Of 4 such runs of tests 1 do not: **25.00%**" in page
     assert f"  - `{LISTED}`\n" in page
     assert NATIVE not in page.partition("## What does not")[2].partition("## Run again")[0]
     assert "## Run again" not in page

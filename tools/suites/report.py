@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from .exceptions import EXCEPTIONS
@@ -9,23 +10,28 @@ from .lanes import NATIVE, Lane
 from .outcomes import Outcomes
 from .verdicts import Judged
 
-_HEAD = """# CPython's own network tests
-
+_HEAD = (
+    """
 Written by `make suites`, {date}: the tests of {python}, on {kernel}. Every test runs natively, on the host's loopback,
 and under `appswitch run --ip … --transport unix` and `--transport tcp`, where its clients and servers are AppSwitch's;
 as root under root's switch, and as an ordinary user under a switch of that user's own. A test that passes natively has
-to pass under AppSwitch. Of {total} such runs of tests {failed} do not: **{share:.2f} %**, all of them listed below.
-
-`make suites` exits with 1 when a test that is not listed fails. Left out are the tests of VSOCK, and those that need
-the Internet. Skipped tests (other systems, missing modules, too little memory) are not counted.
-"""
+to pass under AppSwitch. Of {total} such runs of tests {failed} do not: **{share:.2f}%**, all of them named below.
+""",
+    """
+`make suites` exits with 1 when a test fails that is not listed. Left out are the tests of VSOCK, and those that need
+the Internet. Skipped tests (other systems, missing modules, too little memory) are not counted. A test that fails for
+no listed reason is run three more times on both sides: one that fails natively too, or not again, is named below.
+""",
+)
 
 
 def markdown(judged: Sequence[Judged], natively: Mapping[tuple[str, str], Outcomes], facts: Mapping[str, str]) -> str:
     """The page. `natively`: by mode and module; `facts`: date, python, kernel."""
     total = sum(one.natively for one in judged)
     failed = sum(len(one.listed) + len(one.new) for one in judged)
-    parts = [_HEAD.format(**facts, total=f"{total:,}", failed=failed, share=100 * failed / total if total else 0)]
+    figures = {"total": f"{total:,}", "failed": failed, "share": 100 * failed / total if total else 0, **facts}
+    parts = ["# CPython's own network tests\n"]
+    parts += [textwrap.fill(" ".join(text.format(**figures).split()), 120) + "\n" for text in _HEAD]
     parts += ["## What passes\n", _table(judged, natively), _listed(judged), _again(judged)]
     return "\n".join(part for part in parts if part)
 
@@ -63,7 +69,7 @@ def _listed(judged: Sequence[Judged]) -> str:
     lines = ["## What does not, and why\n", "The reasons are those of [transparency.md](transparency.md).\n"]
     for reason in dict.fromkeys(listed.reason for listed in EXCEPTIONS):
         names = [
-            f"  - `{listed.test}`" + ("" if (listed.test, listed.transport) in found else " (passed this time)")
+            f"  - `{listed.test}`" + ("" if (listed.test, listed.transport) in found else " (a race: passed this time)")
             for listed in EXCEPTIONS
             if listed.reason == reason
         ]
