@@ -26,7 +26,7 @@ from ...model.resolve import Deny, Reach, Refuse
 from ...model.service import Service
 from .. import delivery, options
 from ..delivery import Note
-from ..filter import SO_ERROR, SO_PROTOCOL
+from ..filter import SO_ERROR, SO_PROTOCOL, SO_RCVBUF
 from ..program import Borrowed, Failure, Program, as_int, cookie_of, release_items
 from ..sockets import TCP, UNIX, End, Listener
 from ..transports import egress, queue, remote, tcp, unix
@@ -275,8 +275,7 @@ def _reach(attempt: Attempt, reach: Reach, port: int) -> None:
             if code == 0:
                 return
             break
-        attempt.dual = row.dual
-        listener = worker.listeners.get(row.cookie)
+        listener = _note_server(attempt, row)
         if listener is not None and listener.waiting and worker.listeners.still_waited_for(listener):
             _join(attempt, row.transport, _Parked(worker, listener), note)
             return
@@ -298,12 +297,20 @@ def _reach(attempt: Attempt, reach: Reach, port: int) -> None:
             return
     if full is not None:
         program, call = attempt.program, attempt.call
-        attempt.dual = full.dual
+        _note_server(attempt, full)
         queue.wait(attempt, full, note, lambda: worker.handle(connect, program, call))
     elif code == errno.ECONNREFUSED:
         _refuse(attempt, reach.destination)
     else:
         raise Failure(code)
+
+
+def _note_server(attempt: Attempt, row: Service) -> Listener | None:
+    """Have the attempt know of whom it goes to what a TCP connection takes; the listener, if it is this worker's."""
+    listener = attempt.worker.listeners.get(row.cookie)
+    attempt.dual = row.dual
+    attempt.window = listener.options.get((SOL_SOCKET, SO_RCVBUF)) if listener is not None else None
+    return listener
 
 
 def _go_remote(attempt: Attempt, rows: Sequence[Service], note: Note) -> int:

@@ -40,7 +40,8 @@ class Attempt:
 
     `bound`, `bound_to`: the port and address that the program bound it to, or 0 and "". `used`: the end it was, when an
     earlier connect() put it in and it is disconnected or failed. `dual`: the server listens on IPv6, and may be reached
-    by IPv4. `flags` are known after `describe`, `registered` after `find_registrations`.
+    by IPv4. `window`: the SO_RCVBUF that was set on its listener, as getsockopt() tells it, if that is known here.
+    `flags` are known after `describe`, `registered` after `find_registrations`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Attempt:
         self.sock = sock
         self.closed = False
         self.dual = False
+        self.window: bytes | None = None
         self.number = number
         self.cookie = cookie
         self.family = family

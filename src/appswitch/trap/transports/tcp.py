@@ -4,14 +4,16 @@ and what is accepted there goes to the server. Epoll registrations, dups and opt
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
-from collections.abc import Callable
-from socket import AF_INET, AF_INET6, IPPROTO_TCP, TCP_DEFER_ACCEPT, TCP_QUICKACK
+from collections.abc import Callable, Iterator
+from socket import AF_INET, AF_INET6, IPPROTO_TCP, SO_RCVBUF, SOL_SOCKET, TCP_DEFER_ACCEPT, TCP_QUICKACK
 
 from ...model.address import is_v4
 from .. import delivery
 from ..delivery import Note
+from ..filter import SO_BUF_LOCK
 from ..program import Borrowed, Failure
 from ..sockets import TCP
 from ..surroundings import ACCEPTOR_PORT
@@ -31,7 +33,8 @@ def join(attempt: Attempt, deliver: Callable[[int, Note], None], note: Note) -> 
     if acceptor is None:
         raise Failure(errno.EADDRNOTAVAIL)
     _drain(acceptor)
-    code = attempt.connect_native(ACCEPTOR_PORT, v4=v4, to_v6=to_v6)
+    with _window_of(acceptor, attempt.window):
+        code = attempt.connect_native(ACCEPTOR_PORT, v4=v4, to_v6=to_v6)
     if code not in (0, errno.EINPROGRESS):
         raise Failure(code)
     if not _DELAYING.isdisjoint(program.touched.get(attempt.cookie, ())):
@@ -47,6 +50,25 @@ def join(attempt: Attempt, deliver: Callable[[int, Note], None], note: Note) -> 
         program.fail(call, code)
     elif not program.reply(call):
         end.in_progress = True  # the call was cancelled; when it is made again it gets its 0
+
+
+@contextlib.contextmanager
+def _window_of(acceptor: socket.socket, size: bytes | None) -> Iterator[None]:
+    """Have the handshake offer the window that goes with the listener's SO_RCVBUF, if it was set.
+
+    A client that was offered a large one makes segments that do not fit into a small one afterwards: each waits for
+    the persist timer.
+    """
+    if size is None:
+        yield
+        return
+    before = acceptor.getsockopt(SOL_SOCKET, SO_RCVBUF)
+    acceptor.setsockopt(SOL_SOCKET, SO_RCVBUF, int.from_bytes(size[:4], "little") // 2)  # told twice (socket(7))
+    try:
+        yield
+    finally:
+        acceptor.setsockopt(SOL_SOCKET, SO_RCVBUF, before // 2)
+        acceptor.setsockopt(SOL_SOCKET, SO_BUF_LOCK, 0)  # else windows would not grow any more
 
 
 def _acknowledge(sock: Borrowed) -> None:
