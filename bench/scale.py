@@ -31,8 +31,9 @@ _COUNTS = {  # by size; quick runs take a fraction
     "rows": {10: 100, 100: 40, 1000: 8, 5000: 2},
     "detection": {10: (1, 300), 100: (1, 80), 1000: (20, 8), 5000: (100, 1)},
     "everybody": {10: 20, 100: 8, 1000: 2, 5000: 1},
-    "idle": {10: 300.0, 100: 60.0, 1000: 9.0, 5000: 0.5},
-    "load": {10: 30.0, 100: 9.0, 1000: 2.0, 5000: 0.3},
+    "idle": {10: 300.0, 100: 60.0, 1000: 9.0, 5000: 2.0},
+    "whole": {10: 300.0, 100: 60.0, 1000: 4.0, 5000: 0.5},
+    "load": {10: 30.0, 100: 9.0, 1000: 3.0, 5000: 0.5},
 }
 
 
@@ -50,6 +51,8 @@ def cells(quick: bool) -> Iterator[Cell]:
             if size < 1000 or not loss:
                 yield "everybody", {"size": size, "loss": loss, "deaths": _COUNTS["everybody"][size]}
         yield "idle", {"size": size, "seconds": _COUNTS["idle"][size]}
+        yield "idle", {"size": size, "seconds": _COUNTS["whole"][size], "whole": True}
+        yield "joining", {"size": size}
     for loss in LOSSES:
         yield "lossy", {"size": 100, "loss": loss, "seconds": 60.0 if quick else 120.0}
     for lag in (16.0, 30.0):

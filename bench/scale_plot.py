@@ -27,11 +27,13 @@ def svg(results: Results) -> str:
         theirs = [(a["size"], serf(a["size"], loss, SHARES[-1])) for a, _ in cells]
         time.append((f"{percent(loss)} loss", colour, False, ours))
         time.append(("", colour, True, theirs))
-    idle = results.all("idle")
+    digests, whole = results.all("idle", whole=False), results.all("idle", whole=True)
     octets: list[Line] = [
-        ("in datagrams", COLOURS[0], False, [(a["size"], f["datagram_octets"]) for a, f in idle]),
-        ("in streams", COLOURS[2], False, [(a["size"], f["stream_octets"]) for a, f in idle]),
+        ("in datagrams", COLOURS[0], False, [(a["size"], f["datagram_octets"]) for a, f in digests]),
+        ("in streams", COLOURS[2], False, [(a["size"], f["stream_octets"]) for a, f in digests]),
+        ("", COLOURS[2], True, [(a["size"], f["stream_octets"]) for a, f in whole]),
     ]
+    at_rest = "Octets per second and host at rest (dashed: whole states)"
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         'role="img" aria-labelledby="title" font-family="Helvetica, Arial, sans-serif">',
@@ -39,7 +41,7 @@ def svg(results: Results) -> str:
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         _text(LEFT, 28, "Simulated clusters, by the number of hosts", size=18, weight="bold"),
         *_panel(LEFT, "Seconds until 99.99 % of hosts have a new row (dashed: Serf's formula)", time, _steps(4)),
-        *_panel(LEFT + PANEL + GAP, "Octets per second and host at rest", octets, _powers(1, 5), log=True),
+        *_panel(LEFT + PANEL + GAP, at_rest, octets, _powers(0, 4), log=True),
         "</svg>",
     ]
     return "\n".join(out) + "\n"

@@ -17,13 +17,12 @@ from .lab import HERE
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from appswitch.gossip.core import push_pull_scale
 from appswitch.gossip.effect import MergeState
 from appswitch.gossip.member import Event, Member
 from appswitch.gossip.probes import Prober, _Probe
 from appswitch.gossip.settings import LAN, Timings
 from gossip.formed import KEYS, LABEL, formed, shortcuts
-from gossip.simulator import Host, World
+from gossip.simulator import META, Host, World
 from gossip.tables import Tables, tables
 
 Figures = dict[str, Any]
@@ -157,11 +156,14 @@ def everybody(size: int, loss: float, deaths: int, seed: int) -> Figures:
     return found
 
 
-def idle(size: int, seconds: float, seed: int) -> Figures:
-    """Nothing happens: what each host sends, in datagrams and in streams."""
+def idle(size: int, seconds: float, seed: int, whole: bool = False) -> Figures:
+    """Nothing happens: what each host sends, in datagrams and in streams.
+
+    `whole`: whole states are exchanged, as with members that do not understand digests.
+    """
     world = World(seed)
     world.keep_events = False
-    hosts = formed(world, size, lambda number: {b"s%d" % number: VALUE})
+    hosts = formed(world, size, lambda number: {b"s%d" % number: VALUE}, meta=b"" if whole else META)
     world.run(1.0)
     before = sent(hosts)
     world.run(seconds)
@@ -238,7 +240,7 @@ def slow(size: int, lag: float, lifeguard: bool, seconds: float, seed: int, paus
 
 def load(size: int, services: int, changes: float, seconds: float, seed: int) -> Figures:
     """Many services, changes all the time: octets and CPU time of each host."""
-    world = World(seed, timings(size))
+    world = World(seed)
     world.keep_events = False
     each = max(1, services // size)
     hosts = formed(world, size, lambda number: {b"s%d.%d" % (number, one): VALUE for one in range(each)})
@@ -268,8 +270,39 @@ def load(size: int, services: int, changes: float, seconds: float, seed: int) ->
     found: Figures = {name: (after[name] - before[name]) / size / seconds for name in after}
     found["cpu"] = processing(heard, known, size) / seconds
     found["exchange"] = exchange(hosts[1])
-    found["interval"] = LAN.push_pull_interval * push_pull_scale(size)
     return found
+
+
+def joining(size: int, seed: int) -> Figures:
+    """A host joins: when the others have its row, and what went over streams for it."""
+    world = World(seed, _NO_EXCHANGE)
+    world.keep_events = False
+    hosts = formed(world, size, lambda number: {b"s%d" % number: VALUE})
+    world.run(1.0)
+    before = {host.name: host.stream_octets for host in hosts}
+    told: list[float] = []
+    begun = world.now
+
+    def applied(host: str, changes: dict[bytes, bytes | None]) -> None:
+        if b"news" in changes:
+            told.append(world.now - begun)
+
+    for host in hosts:
+        tables(host).applied = applied
+    new, seed_host = world.add("new", delegate=Tables, label=LABEL, keys=KEYS), hosts[0]
+    tables(new).change({b"news": VALUE})
+    world.join(new, seed_host)
+    world.run(0.02)
+    tables(new).announce()
+    world.run(10.0)
+    others = [host.stream_octets - before[host.name] for host in hosts[1:]]
+    return {
+        "times": [share(sorted(told), size, part) for part in SHARES],
+        "seed": seed_host.stream_octets - before[seed_host.name],
+        "new": new.stream_octets,
+        "others": sum(others) / len(others),
+        "most": max(others),
+    }
 
 
 def processing(heard: list[tuple[bytes, tuple[str, int]]], known: bytes, size: int) -> float:
@@ -295,14 +328,14 @@ def processing(heard: list[tuple[bytes, tuple[str, int]]], known: bytes, size: i
 @contextlib.contextmanager
 def real() -> Iterator[None]:
     """Undo the simulator's shortcuts."""
-    from appswitch.cluster import replica
+    from appswitch.cluster import wire as replica_wire
     from appswitch.gossip import core, seal, wire
 
     with (
         mock.patch.object(core, "KeyRing", seal.KeyRing),
         mock.patch.object(wire, "decode", getattr(wire.decode, "__wrapped__", wire.decode)),
         mock.patch.object(
-            replica, "_read_message", getattr(replica._read_message, "__wrapped__", replica._read_message)
+            replica_wire, "read_message", getattr(replica_wire.read_message, "__wrapped__", replica_wire.read_message)
         ),
     ):
         yield
@@ -310,9 +343,9 @@ def real() -> Iterator[None]:
 
 def exchange(host: Host) -> Figures:
     """One exchange of whole states: its octets each way, and the CPU time of taking one in and answering."""
-    stream = host.core.push_pull(("10.0.0.1", 1), False, 0.0)
+    stream = host.core.streams.push_pull(("10.0.0.1", 1), False, 0.0)
     begun = time.process_time()
-    message = host.core.reader().feed(stream.data)
+    message = host.core.streams.reader().feed(stream.data)
     assert message is not None
     answer, effects = host.core.serve(message, host.core._last_burst)
     assert answer is not None
@@ -323,7 +356,7 @@ def exchange(host: Host) -> Figures:
 
 
 SCENES: dict[str, Callable[..., Figures]] = {
-    scene.__name__: scene for scene in (rows, detection, everybody, idle, lossy, slow, load)
+    scene.__name__: scene for scene in (rows, detection, everybody, idle, lossy, slow, load, joining)
 }
 
 

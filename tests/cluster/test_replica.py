@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from appswitch.cluster import replica
+from appswitch.cluster import replica, wire
 from appswitch.cluster.replica import Effects, Malformed, Replica, first_epoch
 from appswitch.gossip.settings import Limits
 
@@ -81,6 +81,28 @@ class Network(RuleBasedStateMachine):
         self.sent += second.take(second.replica.merge(asked))
         self.sent += first.take(first.replica.merge(answered))
 
+    @rule(one=st.sampled_from(HOSTS), other=st.sampled_from(HOSTS))
+    def compare(self, one: str, other: str) -> None:
+        """As the gossip's exchange does: what differs is told both ways."""
+        if one == other:
+            return
+        first, second = self.hosts[one], self.hosts[other]
+        ours, theirs = first.replica.versions(), second.replica.versions()
+        differing = {host for host in ours | theirs if ours.get(host) != theirs.get(host)}
+        self.sent += first.take(first.replica.told({h: v for h, v in theirs.items() if h in differing}))
+        self.sent += second.take(second.replica.told({h: v for h, v in ours.items() if h in differing}))
+
+    @rule(one=st.sampled_from(HOSTS), other=st.sampled_from(HOSTS))
+    def fetch(self, one: str, other: str) -> None:
+        """What one knows to be missing, from another."""
+        if one == other:
+            return
+        first, second = self.hosts[one], self.hosts[other]
+        wanted = {host: first.replica.packed(host) for host in first.replica.behind()}
+        part = second.replica.part(wanted)
+        self.sent += second.take(second.replica.told(wanted))
+        self.sent += first.take(first.replica.merge(part))
+
     @rule(at=st.sampled_from(HOSTS), other=st.sampled_from(HOSTS), there=st.booleans())
     def membership(self, at: str, other: str, there: bool) -> None:
         host = self.hosts[at]
@@ -107,10 +129,13 @@ class Network(RuleBasedStateMachine):
         for host in self.hosts.values():
             for other in HOSTS:
                 host.take(host.replica.alive(other))
-        for _ in range(3):  # what a sync finds out may take another to tell
+        for _ in range(3):  # what one finds out may take another to tell
             for one in HOSTS:
                 for other in HOSTS:
-                    self.sync(one, other)
+                    self.compare(one, other)
+            for one in HOSTS:
+                for other in HOSTS:
+                    self.fetch(one, other)
         for host in self.hosts.values():
             assert host.replica.behind() == []
             for name in HOSTS:
@@ -125,10 +150,10 @@ class Careless(Replica):
     """Applies changes as they come: what the numbers are for."""
 
     def message(self, payload: bytes) -> Effects:
-        kind, host, epoch, seq, part = replica._read_message(payload)
+        kind, host, epoch, seq, part = wire.read_message(payload)
         effects = Effects()
         state = self._state(host)
-        if host != self._me and kind == replica._CHANGE and (epoch, seq) > state.version:
+        if host != self._me and kind == wire.CHANGE and (epoch, seq) > state.version:
             self._apply(state, part)
             state.epoch, state.seq = epoch, seq
             if state.alive:
@@ -140,7 +165,7 @@ class Impostor(Replica):
     """Believes what others say of its own rows."""
 
     def merge(self, states: bytes) -> Effects:
-        for host, epoch, seq, rows in replica._read_states(states):
+        for host, epoch, seq, rows in wire.read_states(states, replica.HOSTS, replica.ROWS):
             state = self._state(host)
             if host == self._me and (epoch, seq) > state.version and rows is not None:
                 state.rows = rows
@@ -192,7 +217,7 @@ def test_what_others_say_of_others_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     ours = Replica("a", 1)
 
     def states(host: str, rows: int, size: int) -> bytes:
-        return replica._pack([[host, 1, 1, [[b"%d" % row, bytes(size)] for row in range(rows)]]])
+        return wire.pack([[host, 1, 1, [[b"%d" % row, bytes(size)] for row in range(rows)]]])
 
     ours.merge(states("b", 15, 1))
     for rows, size in ((6, 1), (1, 2000)):
@@ -200,18 +225,18 @@ def test_what_others_say_of_others_is_bounded(monkeypatch: pytest.MonkeyPatch) -
             ours.merge(states("c", rows, size))
     ours.merge(states("c", 5, 1))
     with pytest.raises(replica.Malformed):
-        ours.message(replica._pack([1, "d", 1, 1, [[b"k", b"v"]]]))
+        ours.message(wire.pack([1, "d", 1, 1, [[b"k", b"v"]]]))
     # What goes makes room, and what is told anew does not count twice.
-    ours.message(replica._pack([1, "c", 1, 2, [[b"0", None], [b"1", None]]]))
-    ours.merge(replica._pack([["b", 1, 2, [[b"%d" % row, b""] for row in range(17)]]]))
-    ours.merge(replica._pack([["e", 1, 1, []]]))
+    ours.message(wire.pack([1, "c", 1, 2, [[b"0", None], [b"1", None]]]))
+    ours.merge(wire.pack([["b", 1, 2, [[b"%d" % row, b""] for row in range(17)]]]))
+    ours.merge(wire.pack([["e", 1, 1, []]]))
     for seq in range(5, 50):
-        ours.message(replica._pack([1, "e", 1, seq, []]))
+        ours.message(wire.pack([1, "e", 1, seq, []]))
     assert ours._waiting == 5
     assert sum(len(state.waiting) for state in ours._states.values()) == 5
-    assert ours.message(replica._pack([2, "f", 1, 1])).broadcasts
+    assert ours.message(wire.pack([2, "f", 1, 1])).broadcasts
     with pytest.raises(replica.Malformed, match="more than 2048 bytes"):
-        ours.message(replica._pack([1, "e", 1, 60, [[b"k", bytes(2048)]]]))
+        ours.message(wire.pack([1, "e", 1, 60, [[b"k", bytes(2048)]]]))
 
 
 STATES = st.lists(
@@ -225,7 +250,7 @@ STATES = st.lists(
 def made(states: list[tuple[str, int, int, bool]]) -> list[bytes]:
     """Each version of a host has rows of its own, as its author made them."""
     return [
-        replica._pack([[host, epoch, seq, None if dead else [[b"k", f"{host}{epoch}{seq}".encode()]]]])
+        wire.pack([[host, epoch, seq, None if dead else [[b"k", f"{host}{epoch}{seq}".encode()]]]])
         for host, epoch, seq, dead in states
     ]
 
@@ -333,7 +358,7 @@ JUNK = st.recursive(
 @given(JUNK | st.tuples(st.sampled_from([1, 2]), st.just("b"), JUNK, JUNK, JUNK).map(list), st.binary(max_size=40))
 def test_anything_else_is_malformed_and_changes_nothing(junk: object, raw: bytes) -> None:
     one = Replica("a", 1)
-    for data in (raw, replica._pack(junk)):
+    for data in (raw, wire.pack(junk)):
         for take in (one.message, one.merge):
             try:
                 take(data)
@@ -356,9 +381,9 @@ def test_a_flood_of_hosts_or_early_changes_is_bounded(monkeypatch: pytest.Monkey
     one.merge(author.states())
     assert one.rows("b") == author.rows("b")
     for number in range(8):
-        one.message(replica._pack([2, f"h{number}", 1, 1]))
+        one.message(wire.pack([2, f"h{number}", 1, 1]))
     with pytest.raises(Malformed, match="more than 10 hosts"):
-        one.message(replica._pack([2, "one too many", 1, 1]))
+        one.message(wire.pack([2, "one too many", 1, 1]))
 
 
 def test_as_many_hosts_as_the_gossip_has_members() -> None:
@@ -366,4 +391,44 @@ def test_as_many_hosts_as_the_gossip_has_members() -> None:
     for number in range(Limits().members - 1):
         one.alive(f"h{number}")
     with pytest.raises(Malformed, match="more than"):
-        one.message(replica._pack([2, "one too many", 1, 1]))
+        one.message(wire.pack([2, "one too many", 1, 1]))
+
+
+def test_a_part_is_what_is_later_and_no_more_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, other = Replica("me", 1 << 32), Replica("other", 2 << 32)
+    monkeypatch.setattr(replica, "PART", 100)
+    for name in ("a", "b", "c"):
+        author = Replica(name, 3 << 32)
+        author.change({b"k": bytes(60)})
+        for one in (ours, other):
+            one.alive(name)
+        ours.merge(author.states())
+    known = ours.packed("c")
+    wanted = {"nobody": bytes(16), "c": known, "a": bytes(16), "b": bytes(16)}
+    part = ours.part(wanted)
+    assert len(part) < 150
+    other.merge(part)
+    assert other.rows("a") == {b"k": bytes(60)}
+    assert other.behind() == ["c", "b"], "c was said to be known, b did not fit"
+    other.merge(ours.part({name: other.packed(name) for name in other.behind()}))
+    assert other.behind() == ["b"], "whose turn is next"
+    other.merge(ours.part({"b": other.packed("b")}))
+    assert other.behind() == []
+
+
+@pytest.mark.parametrize("version", [b"", bytes(15), bytes(17), bytes(8) + b"\1" * 8, b"\xff" * 16])
+def test_versions_that_are_none(version: bytes) -> None:
+    ours = Replica("me", 1 << 32)
+    with pytest.raises(Malformed):
+        ours.told({"a": version})
+    assert ours.behind() == []
+
+
+def test_a_first_change_stands_for_all_rows_only_of_a_host_that_is_unknown() -> None:
+    ours, again = Replica("me", 1 << 32), Replica("a", 5 << 32)
+    ours.alive("a")
+    ours.merge(Replica("a", 4 << 32).states())
+    [told] = again.change({b"k": b"v"}).broadcasts
+    ours.message(told)
+    assert ours.rows("a") == {}
+    assert ours.behind() == ["a"]

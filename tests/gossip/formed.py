@@ -17,7 +17,7 @@ from copy import copy
 from typing import Any, cast
 from unittest import mock
 
-from appswitch.cluster import replica
+from appswitch.cluster import wire as replica_wire
 from appswitch.cluster.replica import Changes, Replica
 from appswitch.gossip import core, wire
 from appswitch.gossip.member import Record
@@ -57,7 +57,7 @@ def shortcuts() -> Iterator[None]:
     with (
         mock.patch.object(core, "KeyRing", Box),
         mock.patch.object(wire, "decode", functools.lru_cache(1 << 16)(wire.decode)),
-        mock.patch.object(replica, "_read_message", functools.lru_cache(1 << 14)(replica._read_message)),
+        mock.patch.object(replica_wire, "read_message", functools.lru_cache(1 << 14)(replica_wire.read_message)),
     ):
         gc.collect()
         gc.disable()
@@ -115,10 +115,13 @@ class _States(dict[str, Any]):
         return cast(ItemsView[str, Any], (self._common | self).items())
 
 
-def formed(world: World, size: int, rows: Callable[[int], Changes] | None = None) -> list[Host]:
+def formed(
+    world: World, size: int, rows: Callable[[int], Changes] | None = None, **settings: object
+) -> list[Host]:
     """So many members that know each other, and, if `rows` says what each has, each other's rows."""
     delegate: Callable[[World, Host], Delegate] | None = Tables if rows is not None else None
-    hosts = [world.add(f"n{number}", delegate=delegate, label=LABEL, keys=KEYS) for number in range(size)]
+    settings = {"label": LABEL, "keys": KEYS} | settings
+    hosts = [world.add(f"n{number}", delegate=delegate, **settings) for number in range(size)]  # type: ignore[arg-type]
     common = {host.name: copy(host.core._roster.local) for host in hosts}
     orders = [list(common.values()) for _ in range(min(size, _ORDERS))]
     for order in orders:

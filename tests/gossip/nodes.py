@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -25,6 +25,8 @@ class Notes:
         self.merged: list[tuple[bytes, bool]] = []
         self.events: list[tuple[str, Event]] = []
         self.counts: Counter[str] = Counter()
+        self.held: dict[str, bytes] = {}
+        self.heard: list[dict[str, bytes]] = []
 
         self.pass_on: Callable[[bytes], None] = lambda payload: None
 
@@ -40,6 +42,15 @@ class Notes:
     def merge_state(self, state: bytes, join: bool) -> None:
         self.merged.append((state, join))
 
+    def versions(self) -> Mapping[str, bytes]:
+        return self.held
+
+    def part(self, wanted: Mapping[str, bytes]) -> bytes:
+        return b"".join(name.encode() for name in wanted if self.held.get(name, b"") > wanted[name])
+
+    def told(self, versions: Mapping[str, bytes]) -> None:
+        self.heard.append(dict(versions))
+
     def member_changed(self, member: Member, event: Event) -> None:
         self.events.append((member.name, event))
 
@@ -52,7 +63,8 @@ class Peer(Node):
 
     def __init__(self, settings: NodeSettings) -> None:
         self.notes = Notes()
-        super().__init__(settings, self.notes, rng=random.Random(settings.name), counters=self.notes.count)
+        notes = self.notes
+        super().__init__(settings, notes, rng=random.Random(settings.name), counters=notes.count, ledger=notes)
 
     @property
     def where(self) -> tuple[str, int]:

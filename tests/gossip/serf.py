@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgpack
 
-from appswitch.gossip import tags
+from appswitch.gossip import exchange, tags
 from appswitch.gossip.settings import LOCAL, NodeSettings
 from support.modes import MYSELF
 from support.needs import need
@@ -169,7 +169,10 @@ def _packed(kind: int, fields: dict[str, object]) -> bytes:
 
 
 def ours(name: str, keys: tuple[bytes, ...], address: str = ADDRESS) -> NodeSettings:
-    """A member among serf's, with the tag role=appswitch; patient, for the machine may be busy with other things."""
-    meta = tags.pack({"role": "appswitch", "of": name})
+    """A member among serf's, with the tag role=appswitch; patient, for the machine may be busy with other things.
+
+    Ours compare what they know by digests; serf must not notice.
+    """
+    meta = tags.pack({"role": "appswitch", "of": name} | exchange.TAG)
     timings = replace(LOCAL, suspicion_mult=12)
     return settings(name, address, label="", keys=keys, versions=VERSIONS, meta=meta, timings=timings)

@@ -11,17 +11,19 @@ import hashlib
 import heapq
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from appswitch.gossip import exchange, tags
 from appswitch.gossip.core import Core
-from appswitch.gossip.effect import Changed, Datagram, Effect, MergeState, Stream, UserMessage
+from appswitch.gossip.effect import Changed, Datagram, Effect, MergeState, Stream, Told, UserMessage
 from appswitch.gossip.member import Event, Member, State
 from appswitch.gossip.refused import Refused
 from appswitch.gossip.settings import LAN, Address, NodeSettings, Timings
 from appswitch.gossip.wire import Message
 
 PORT = 7946
+META = tags.pack(exchange.TAG)
 IP_UDP, IP_TCP = 28, 40  # octets of headers
 _BUFFER = 1 << 20  # octets that wait for a paused member, as its socket holds them
 _TURN = 64  # datagrams that the shell reads before it looks at its timers
@@ -56,6 +58,15 @@ class Delegate:
 
     def merge(self, state: bytes) -> None:
         """Somebody's state came."""
+
+    def versions(self) -> Mapping[str, bytes]:
+        return {}
+
+    def part(self, wanted: Mapping[str, bytes]) -> bytes:
+        return b""
+
+    def told(self, versions: Mapping[str, bytes]) -> None:
+        """Somebody has these."""
 
     def changed(self, member: Member, event: Event) -> None:
         """A member came or went."""
@@ -137,7 +148,7 @@ class World:
         number = known.number if known else len(self.hosts) + 1
         if address is None:
             address = known.address if known else f"10.0.{number >> 8}.{number & 255}"
-        made = NodeSettings(name=name, bind=(address, PORT), timings=self.timings)
+        made = NodeSettings(name=name, bind=(address, PORT), meta=META, timings=self.timings)
         made = replace(made, **settings)  # type: ignore[arg-type]
         counts: Counter[str] = Counter()
 
@@ -153,6 +164,7 @@ class World:
             rng=random.Random(self.rng.random()),
             count=count,
             local_state=lambda join: host.delegate.state(join) or host.state,
+            ledger=host.delegate,
             now=self.clock(host),
         )
         if known:
@@ -176,7 +188,13 @@ class World:
 
     def sync(self, host: Host, to: Address, *, join: bool = False) -> None:
         """Have it exchange whole states with that one."""
-        self.do(host, [host.core.push_pull(to, join, self.clock(host))])
+        self.do(host, [host.core.streams.push_pull(to, join, self.clock(host))])
+
+    def exchange(self, host: Host, name: str, wanted: Mapping[str, bytes] | None = None) -> None:
+        """Have it compare what it knows with that one, or fetch what is wanted."""
+        now = self.clock(host)
+        stream = host.core.streams.fetch(name, wanted, now) if wanted else host.core.streams.exchange(name, now)
+        self.do(host, [] if stream is None else [stream])
 
     def stop(self, name: str) -> None:
         """It dies without a word."""
@@ -292,6 +310,8 @@ class World:
                         self.witness(host, member, event)
                     self._note(event.value, host, self.hosts[member.name].number if member.name in self.hosts else 0)
                     host.delegate.changed(member, event)
+                case Told(versions):
+                    host.delegate.told(versions)
                 case MergeState(state, _):
                     if self.keep_events:
                         host.merged.append(state)
@@ -384,12 +404,12 @@ class World:
         self._note("stream", host, len(stream.data))
         answer: bytes | None = None
         try:
-            message = host.core.reader().feed(stream.data)
+            message = host.core.streams.reader().feed(stream.data)
             assert message is not None
             answer, effects = host.core.serve(message, self.clock(host))
             self.do(host, effects)
         except Refused as refused:
-            host.core.refuse(refused)
+            host.core.streams.refuse(refused)
         took = self._delay() + asker.slow
         if answer is None:
             self._at(self.now + took, self._done, asker, stream.id, None)
@@ -404,7 +424,7 @@ class World:
 
     def _answered(self, asker: Host, stream_id: int, answer: bytes) -> None:
         if asker.up:
-            message = asker.core.reader().feed(answer)
+            message = asker.core.streams.reader().feed(answer)
             assert message is not None
             self._done(asker, stream_id, message)
 

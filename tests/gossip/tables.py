@@ -1,14 +1,14 @@
 """The service table's traffic in simulated clusters: what the router does between its replica and the gossip."""
 
-from collections.abc import Callable
+import math
+import random
+from collections.abc import Callable, Mapping
 
+from appswitch.cluster.repair import Repair
 from appswitch.cluster.replica import Changes, Effects, Replica, Rows, first_epoch
-from appswitch.gossip.member import Event, Member, State
+from appswitch.gossip.member import Event, Member
 
-from .simulator import PORT, Delegate, Host, World
-
-#: As in the router: seconds until a gap is closed by a sync, the most that grows to, and syncs at a time.
-REPAIR, REPAIR_MOST = 0.2, 5.0
+from .simulator import Delegate, Host, World
 
 
 class Tables(Delegate):
@@ -20,18 +20,24 @@ class Tables(Delegate):
         self.table: dict[str, Rows] | None = {}
         #: Told of each change of another host's rows.
         self.applied: Callable[[str, dict[bytes, bytes | None]], None] = lambda host, changes: None
-        self.syncs = 0
-        self._unsynced: dict[str, None] = {}
-        self._repairing = False
-        self._pause = REPAIR
+        self.asked = 0
+        self._repair = Repair(self.replica, random.Random(world.rng.random()), self._others)
+        self._wake = math.inf
+        self._first: list[bytes] = []  # what was told to nobody
+        self._epoch = self.replica.epoch
 
     def change(self, changes: Changes) -> None:
         """This host's own rows change."""
-        self._take(self.replica.change(changes), relay=False)
+        effects = self.replica.change(changes)
+        if not self._others():
+            self._first += effects.broadcasts
+            self._epoch = self.replica.epoch
+        self._take(effects, relay=False)
 
     def announce(self) -> None:
         """As the router does after joining."""
-        self._spread([self.replica.head()], relay=False)
+        first = self._first if self._epoch == self.replica.epoch else []
+        self._spread([*first, self.replica.head()], relay=False)
 
     def state(self, join: bool) -> bytes:
         return self.replica.states()
@@ -44,13 +50,23 @@ class Tables(Delegate):
         self._take(self.replica.merge(state), relay=False)
         self._follow()
 
+    def versions(self) -> Mapping[str, bytes]:
+        return self.replica.versions()
+
+    def part(self, wanted: Mapping[str, bytes]) -> bytes:
+        return self.replica.part(wanted)
+
+    def told(self, versions: Mapping[str, bytes]) -> None:
+        self._take(self.replica.told(versions), relay=False)
+        self._follow()
+
     def changed(self, member: Member, event: Event) -> None:
         if event is Event.JOINED:
             self._take(self.replica.alive(member.name), relay=False)
-            self._unsynced[member.name] = None
+            self._repair.joined(member.name, self.world.now)
         elif event in (Event.LEFT, Event.FAILED):
             self._take(self.replica.gone(member.name), relay=False)
-            self._unsynced.pop(member.name, None)
+            self._repair.gone(member.name)
         self._follow()
 
     def _take(self, effects: Effects, relay: bool) -> None:
@@ -71,30 +87,27 @@ class Tables(Delegate):
             world.do(host, host.core.broadcast(payload, world.clock(host), relay=relay))
 
     def _follow(self) -> None:
-        if not self._repairing and (self._unsynced or self.replica.behind()):
-            self._repairing = True
-            wait = self._pause * self.world.rng.uniform(0.5, 1.0)
-            self.world.at(self.world.now + wait, self._repair)
+        self._repair.look(self.world.now)
+        self._arm()
 
-    def _repair(self) -> None:
-        if not self.host.up:
+    def _arm(self) -> None:
+        due = self._repair.due()
+        if due < self._wake:
+            self._wake = due
+            self.world.at(due, lambda: self._tick(due))
+
+    def _tick(self, due: float) -> None:
+        if not self.host.up or self._wake != due:
             return
-        wanted = dict.fromkeys([*self.replica.behind(), *self._unsynced])
-        for name in wanted:
-            member = self.host.core.member(name)
-            self._unsynced.pop(name, None)
-            if member is not None and member.state <= State.SUSPECT:
-                self.syncs += 1
-                self.world.sync(self.host, (member.address, PORT))
-        # The router waits for the answers, then looks again.
-        self._pause = min(2 * self._pause, REPAIR_MOST)
-        self.world.at(self.world.now + self._pause, self._again)
+        self._wake = math.inf
+        for ask in self._repair.tick(self.world.now):
+            self.asked += 1
+            self.world.exchange(self.host, ask.whom, ask.wanted)
+        self._arm()
 
-    def _again(self) -> None:
-        self._repairing = False
-        if not (self._unsynced or self.replica.behind()):
-            self._pause = REPAIR
-        self._follow()
+    def _others(self) -> list[str]:
+        """Those that live, without this host."""
+        return [record.name for record in self.host.core._roster.others()]
 
 
 def tables(host: Host) -> Tables:

@@ -76,6 +76,8 @@ def test_alertmanager_and_we_are_one_cluster(tmp_path: Path) -> None:
                 await program.until_peers(everybody)
             assert any(state for state, _ in a.notes.merged), "its own state came with it"
             a.broadcast(b"what it does not know")
+            a.notes.held = {"rows": b"1"}
+            await until(lambda: {"rows": b"1"} in c.notes.heard, "a comparison", a, c)
 
             heard = c.notes.counts["gossip_received"]
             await until(lambda: c.notes.counts["gossip_received"] > heard + 30, "some rounds")

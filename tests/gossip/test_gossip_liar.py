@@ -5,6 +5,7 @@ import random
 import pytest
 
 from appswitch.gossip import wire
+from appswitch.gossip.digest import Tree
 from appswitch.gossip.envelope import Envelope, make_compound
 from appswitch.gossip.member import Event
 from appswitch.gossip.seal import KeyRing
@@ -12,6 +13,7 @@ from appswitch.gossip.settings import Limits
 from appswitch.gossip.wire import Message
 
 from .simulator import PORT, Host, World
+from .tables import Tables, equal, tables
 
 KEY = bytes(range(32))
 VERSIONS = bytes([1, 5, 2, 1, 1, 1])
@@ -63,8 +65,48 @@ def test_a_liar_is_outlived(seed: int) -> None:
         for other in hosts:
             seen = host.core.member(other.name)
             assert seen is not None
-            assert (seen.address, seen.meta) == (other.core.local.address, b"")
+            assert (seen.address, seen.meta) == (other.core.local.address, other.core.local.meta)
     seen_before = [len(host.events) for host in hosts]
     world.run(60)
     for host, before in zip(hosts, seen_before, strict=True):
         assert not [name for _, name, event in host.events[before:] if event == Event.FAILED and name in names]
+
+
+@pytest.mark.parametrize("lie", ["equal", "different"])
+def test_a_liar_about_digests_hides_nothing_and_costs_little(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that one has missed are found by comparing with the others; the liar's differences end the talk."""
+    world = World(40)
+    hosts = world.cluster(5, delegate=Tables)
+    liar, author, missing = hosts[0], hosts[1], hosts[4]
+    truth = Tree.answer
+    answers: list[str] = []
+
+    def answer(tree: Tree, prefix: str, digest: bytes) -> object:
+        if tree is not lying:
+            return truth(tree, prefix, digest)
+        answers.append(prefix)
+        return None if lie == "equal" else tuple(bytes([number]) * 8 for number in range(16))
+
+    lying: Tree | None = None
+    make = liar.core.streams._exchanger._tree
+
+    def made(salt: bytes) -> Tree:
+        nonlocal lying
+        lying = make(salt)
+        return lying
+
+    liar.core.streams._exchanger._tree = made  # type: ignore[method-assign]
+    monkeypatch.setattr(Tree, "answer", answer)
+    world.run(5)
+    world.network.no_datagrams = lambda source, to: source == author.address
+    tables(author).change({b"k": b"v"})
+    for host in hosts:
+        host.core._outbox.news.clear()
+    world.network.no_datagrams = None
+    before = [host.stream_octets for host in hosts]
+    world.until(lambda: equal(hosts) and len(answers) > 3, "rows and lies", 600)
+    assert tables(missing).replica.rows(author.name) == {b"k": b"v"}
+    spent = [host.stream_octets - old for host, old in zip(hosts, before, strict=True)]
+    assert max(spent) < 100_000
+    world.run(60)
+    assert world.agree(hosts)

@@ -123,7 +123,7 @@ def test_user_state_goes_both_ways_before_it_is_merged() -> None:
 
 def test_whole_states_are_exchanged_now_and_then() -> None:
     world = World(26)
-    hosts = world.cluster(4)
+    hosts = world.cluster(4, meta=b"")  # none says that it can compare
     hosts[0].state = b"rows"
     world.run(200)
     assert all(b"rows" in host.merged for host in hosts[1:])

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from bench import scale_plot
-from bench.scale_report import DETECTION, SHARES, Results, columns, markdown, serf, suspicion
+from bench.scale_report import DETECTION, JOINING, SHARES, Results, columns, markdown, serf, suspicion
 from bench.scale_scenes import play
 
 #: gossip's curve as Serf publishes it, in seconds: 50, 90, 99 and 99.99 % of so many hosts, without loss.
@@ -38,9 +38,27 @@ def test_a_death_is_suspected_after_one_and_a_half_periods() -> None:
     assert statistics.fmean(took) <= DETECTION
 
 
-def test_octets_in_datagrams_are_as_many_in_any_cluster() -> None:
-    few, many = (play("idle", {"size": size, "seconds": 20.0, "seed": 1})["datagram_octets"] for size in (10, 200))
-    assert many <= 1.1 * few
+def octets(size: int, whole: bool) -> float:
+    found = play("idle", {"size": size, "seconds": 30.0, "whole": whole, "seed": 1})
+    return float(found["datagram_octets"] + found["stream_octets"])
+
+
+def test_octets_are_as_many_in_any_cluster() -> None:
+    assert octets(300, whole=False) <= 1.1 * octets(10, whole=False)
+    assert octets(300, whole=True) > 2 * octets(10, whole=True), "the digests are what makes it flat"
+
+
+def test_a_newcomer_costs_each_of_many_no_more_than_each_of_few() -> None:
+    few, many = (play("joining", {"size": size, "seed": 1}) for size in (10, 300))
+    for found in (few, many):
+        assert None not in found["times"]
+        assert found["others"] <= JOINING
+    assert many["others"] <= few["others"] + 100
+
+
+def test_changes_on_their_way_are_not_fetched() -> None:
+    found = play("load", {"size": 60, "services": 600, "changes": 10.0, "seconds": 20.0, "seed": 1})
+    assert found["stream_octets"] <= 40, "a whole state of 100 kB every 60 s would be over 3,000"
 
 
 def test_the_report_says_what_was_met_and_what_not() -> None:
@@ -49,6 +67,8 @@ def test_the_report_says_what_was_met_and_what_not() -> None:
         ("detection", {"size": 10, "loss": 0.0, "deaths": 1, "worlds": 3}),
         ("everybody", {"size": 10, "loss": 0.1, "deaths": 1}),
         ("idle", {"size": 10, "seconds": 5.0}),
+        ("idle", {"size": 10, "seconds": 5.0, "whole": True}),
+        ("joining", {"size": 10}),
         ("lossy", {"size": 10, "loss": 0.1, "seconds": 5.0}),
         ("load", {"size": 10, "services": 100, "changes": 10.0, "seconds": 1.0}),
         ("slow", {"size": 10, "lag": 16.0, "lifeguard": True, "seconds": 5.0}),

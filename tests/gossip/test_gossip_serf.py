@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from appswitch.gossip import envelope, tags
+from appswitch.gossip import envelope, exchange, tags
 from appswitch.gossip.member import Event, State
 from appswitch.gossip.refused import GossipRefused
 from appswitch.gossip.wire import Suspect, encode
@@ -61,7 +61,9 @@ def test_serf_and_we_are_one_cluster(
                 await agent.until_sees(dict.fromkeys(everybody, "alive"))
             [meta] = [member.meta for member in a.members() if member.name == "one"]
             assert tags.unpack(meta) == {"role": "peer"}
-            assert one.members()["c"]["tags"] == {"role": "appswitch", "of": "c"}
+            assert one.members()["c"]["tags"] == {"role": "appswitch", "of": "c"} | exchange.TAG
+            a.notes.held = {"rows": b"1"}
+            await until(lambda: {"rows": b"1"} in c.notes.heard, "a comparison", a, c)
             b.set_meta(tags.pack({"role": "changed"}))
 
             await events_go_both_ways(a, c, one, two)

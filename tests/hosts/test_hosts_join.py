@@ -123,6 +123,20 @@ def test_what_is_said_among_members_is_sealed(hosts: Callable[..., Hosts], actor
         assert word not in heard
 
 
+def test_hosts_that_know_each_other_compare_and_do_not_tell_all(hosts: Callable[..., Hosts]) -> None:
+    lab = hosts(2)
+    lab.up()
+
+    def counted(name: str) -> int:
+        return sum(host.counters()[name] for host in lab)
+
+    whole, begun = counted("gossip_whole"), counted("gossip_compared")
+    assert whole > 0, "one has joined"
+    wait_until(lambda: counted("gossip_compared") > begun, lambda: f"comparisons: {counted('gossip_compared')}")
+    assert counted("gossip_whole") == whole
+    assert counted("gossip_stream_failed") == counted("gossip_malformed") == 0
+
+
 def test_noise_at_the_gossip_s_port_does_no_harm(hosts: Callable[..., Hosts]) -> None:
     one, two = lab = hosts(2)
     lab.up()

@@ -12,16 +12,19 @@ import hashlib
 import json
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import msgpack
 
 from appswitch.cluster import replica, ring, rows, token
+from appswitch.cluster import wire as replica_wire
 from appswitch.cluster.replica import Replica
 from appswitch.dns import message as dns
-from appswitch.gossip import lzw, serf, stream, tags, wire
+from appswitch.gossip import exchange, lzw, serf, stream, tags, wire
 from appswitch.gossip.core import Core
+from appswitch.gossip.digest import Item
+from appswitch.gossip.effect import Stream
 from appswitch.gossip.envelope import LARGEST, Envelope, make_compound, split_compound
 from appswitch.gossip.member import State
 from appswitch.gossip.refused import COUNTERS, Refused
@@ -118,6 +121,58 @@ def _read(label: bytes, keys: KeyRing | None, pieces: list[bytes]) -> object:
 
 
 @_target
+def gossip_exchange(data: bytes) -> None:
+    """What members who compare what they know say: asked of us, and answered to our own questions."""
+    with suppress(Refused):
+        said = exchange.decode(data, _MEMBERS, _STREAM)
+        assert exchange.decode(exchange.encode(said), _MEMBERS, _STREAM) == said
+    settings = NodeSettings(name="me", bind=("10.0.0.1", 7942), limits=Limits(members=8, stream=_STREAM))
+    ledger = _Ledger()
+    core = Core(
+        settings,
+        settings.bind,
+        rng=random.Random(1),
+        count=lambda name, n: None,
+        local_state=lambda join: b"",
+        ledger=ledger,
+        now=0.0,
+    )
+    core.receive(wire.encode(_alive()), _PEER, 0.0)
+    open_: list[int] = [_begun(core.streams.exchange("a", 0.0)), _begun(core.streams.fetch("a", {"x": b"0"}, 0.0))]
+    for part in data.split(b"\xc1"):  # which stands in no msgpack
+        with suppress(Refused):
+            core.serve(wire.Exchange(part), 0.0)
+        with suppress(Refused):
+            for effect in core.stream_done(open_.pop(), wire.Exchange(part), 0.0) if open_ else ():
+                if isinstance(effect, Stream):
+                    open_.append(effect.id)
+        assert len(core.members()) <= 8
+        assert core.local.reachable
+
+
+class _Ledger:
+    def versions(self) -> dict[str, bytes]:
+        return {"x": b"1"}
+
+    def part(self, wanted: Mapping[str, bytes]) -> bytes:
+        assert len(wanted) <= exchange.FETCH
+        return b"part"
+
+    def told(self, versions: Mapping[str, bytes]) -> None:
+        pass
+
+
+def _alive() -> wire.Alive:
+    """One who understands digests."""
+    return wire.Alive(1, "a", bytes([10, 0, 0, 2]), 7942, tags.pack(exchange.TAG), bytes([1, 5, 2, 1, 1, 1]))
+
+
+def _begun(stream_: Stream | None) -> int:
+    assert stream_ is not None
+    return stream_.id
+
+
+@_target
 def gossip_lzw(data: bytes) -> None:
     """Compressed octets."""
     try:
@@ -159,7 +214,7 @@ def gossip_member(data: bytes) -> None:
         said = data[at + 3 : at + 3 + length]
         at += 3 + length
         if how & 1:
-            reader = core.reader()
+            reader = core.streams.reader()
             with suppress(Refused):
                 message = reader.feed(said)
                 if message is not None:
@@ -190,7 +245,7 @@ def replica_news(data: bytes) -> None:
             effects = ours.message(part)
         except replica.Malformed:
             continue
-        assert all(len(key) <= replica.KEY for rows_ in effects.rows.values() for key in rows_)
+        assert all(len(key) <= replica_wire.KEY for rows_ in effects.rows.values() for key in rows_)
     _merges_back(ours)
 
 
@@ -311,11 +366,30 @@ def seeds(name: str) -> list[bytes]:
     push_pull = wire.encode(wire.PushPull((wire.Known(alive, State.ALIVE),), b"user", True))
     one = Replica("a", 1 << 32)
     news = one.change({b"k": b"v", b"i": rows.info_value(3)}).broadcasts
+    item, known = Item(0, "a", bytes(5)), wire.Known(alive, State.ALIVE)
+    words: list[exchange.Said] = [
+        exchange.Compare(bytes(8), (("", bytes(8)),)),
+        exchange.Compared((None, (item,), (bytes(8),) * 16)),
+        exchange.Swap((known,), ("a",), {"x": b"1"}),
+        exchange.Swapped((known,)),
+        exchange.Fetch({"x": b"0"}),
+        exchange.Fetched(b"state"),
+    ]
+    conversation = [exchange.encode(word) for word in words]
     keys = ring.Ring.founded(_KEY).add(bytes(16))
     found: dict[str, list[bytes]] = {
         "gossip_message": messages,
         "gossip_datagram": [*messages, make_compound(messages), b"\x09" + _packed({"Algo": 0, "Buf": _SQUEEZED})],
-        "gossip_stream": [b"\x05" + octets for octets in (push_pull, messages[0], wire.encode_stream_user(b"hello"))],
+        "gossip_stream": [
+            b"\x05" + octets
+            for octets in (
+                push_pull,
+                messages[0],
+                wire.encode_stream_user(b"hello"),
+                wire.encode(wire.Exchange(b"said")),
+            )
+        ],
+        "gossip_exchange": [*conversation, b"\xc1".join(conversation)],
         "gossip_lzw": [_SQUEEZED, bytes(8)],
         "serf_messages": [
             serf.pack(serf.QUERY, LTime=1, Addr=bytes(4), Port=1, Flags=1, Name="_serf_use-key", Filters=[b"\0\x90"]),

@@ -7,7 +7,7 @@ for long, however much there is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 from ..model.address import MAPPED, unpack
@@ -94,6 +94,10 @@ class Mirror:
     def merge(self, states: bytes) -> list[bytes]:
         """Somebody's states have come. replica.Malformed when they are none."""
         return self._take(self.replica.merge(states))
+
+    def told(self, versions: Mapping[str, bytes]) -> list[bytes]:
+        """Somebody has these versions. replica.Malformed when they are none."""
+        return self._take(self.replica.told(versions))
 
     def alive(self, host: str) -> None:
         self._take(self.replica.alive(host))

@@ -1,50 +1,41 @@
 """Each host's rows on all the others: what to believe, what to pass on, what is missing. No I/O, no clock.
 
 A host is the only author of its rows. It numbers its changes: `epoch` grows at each start of its router, `seq` with
-each change within one. A change is applied when it is the next; one that comes too early waits, and a sync (the
-whole states, both ways) brings what is missing; one that was seen is ignored. A change that is news is passed on.
+each change within one, from an epoch without rows on. A change is applied when it is the next; one that comes too early
+waits, and what is missing is fetched (repair.py); one that was seen is ignored. A change that is news is passed on.
 Since only the author makes states and each has a number of its own, two states of a host are merged by taking the
 later: in any order, and as often as one likes.
 
-Rows are bytes under keys of bytes here; what they mean is the shell's affair. The wire is msgpack:
-
-    change  [1, host, epoch, seq, [[key, value | nil], ...]]      a user broadcast of the gossip
-    head    [2, host, epoch, seq]                                 likewise: a change too large for a datagram
-    states  [[host, epoch, seq, [[key, value], ...] | nil], ...]  push/pull; nil: so far it has got, but not known here
+Rows are bytes under keys of bytes here; what they mean is the shell's affair. How hosts say it is in wire.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-import msgpack
+from . import wire
+from .wire import CHANGE, HEAD, Part, pack, pack_version
 
-_CHANGE, _HEAD = 1, 2
-_NIL = 0xC0  # of msgpack
+Malformed = wire.Malformed
+Rows: TypeAlias = wire.Rows
+
 #: Bytes of a change that still travel in a datagram of the gossip's.
 DATAGRAM = 1024
-#: Datagrams for one set of changes; what is larger goes by sync.
+#: Datagrams for one set of changes; what is larger is fetched.
 DATAGRAMS = 16
-#: Bytes that a message may have, with everything around the change.
-MESSAGE = 2 * DATAGRAM
-#: Hosts known; changes of one host, and of all, that may wait for those before them: beyond that a sync must do.
+#: Hosts known; changes of one host, and of all, that may wait for those before them: beyond that they are fetched.
 HOSTS, WAITING, WAITING_ALL = 16384, 1024, 8192
 #: Rows that other hosts may have in all, and bytes of their keys and values. What goes beyond is refused.
 ROWS, BYTES = 1 << 18, 256 << 20
-#: Bytes of a name, a key and a value.
-NAME, KEY, VALUE = 128, 256, 1 << 16
+#: Bytes of rows in one part; a host that has more is told alone.
+PART = 8 << 20
 _RANDOM_BITS = 32
 _CHANCE = (1 << _RANDOM_BITS) - 1
 
-Rows = dict[bytes, bytes]
 Changes = Mapping[bytes, bytes | None]
 """New values by key; None: the row goes."""
-
-
-class Malformed(ValueError):
-    """These bytes are no message of ours."""
 
 
 def first_epoch(before: int, chance: int) -> int:
@@ -78,7 +69,7 @@ class _State:
     rows: Rows = field(default_factory=dict)
     size: int = 0
     alive: bool = False
-    waiting: dict[int, list[tuple[bytes, bytes | None]]] = field(default_factory=dict)
+    waiting: dict[int, Part] = field(default_factory=dict)
     heard: tuple[int, int] = (0, 0)
     doubted: bool = False
 
@@ -117,8 +108,12 @@ class Replica:
         state = self._states.get(host)
         return (0, 0) if state is None else state.version
 
+    def packed(self, host: str) -> bytes:
+        """The same as others compare it."""
+        return pack_version(*self.version(host))
+
     def behind(self) -> list[str]:
-        """Live hosts with which a sync is wanted, for something is missing here, or there."""
+        """Live hosts whose rows are to be fetched, for something is missing here, or with the host itself."""
         return list(self._behind)
 
     # the author --------------------------------------------------------------------------------------
@@ -139,18 +134,18 @@ class Replica:
 
     def _packed(self, part: Iterable[tuple[bytes, bytes | None]]) -> bytes:
         state = self._states[self._me]
-        return _pack([_CHANGE, self._me, state.epoch, state.seq, [list(item) for item in part]])
+        return pack([CHANGE, self._me, state.epoch, state.seq, [list(item) for item in part]])
 
     def head(self) -> bytes:
         """How far this host has got, for everybody who may have missed something."""
         state = self._states[self._me]
-        return _pack([_HEAD, self._me, state.epoch, state.seq])
+        return pack([HEAD, self._me, state.epoch, state.seq])
 
     # what others say -----------------------------------------------------------------------------------
 
     def message(self, payload: bytes) -> Effects:
         """A broadcast has come. Malformed when it is none."""
-        kind, host, epoch, seq, part = _read_message(payload)
+        kind, host, epoch, seq, part = wire.read_message(payload)
         more = {key: value for key, value in part if value is not None}
         self._check_room(len(more), _bytes(more))
         effects = Effects()
@@ -164,7 +159,9 @@ class Replica:
             return effects
         news = (epoch, seq) > state.heard
         state.heard = max(state.heard, (epoch, seq))
-        if kind == _CHANGE and epoch == state.epoch and seq not in state.waiting:
+        if kind == CHANGE and not state.epoch and seq == 1:
+            state.epoch = epoch  # a host that is new: this is all it had
+        if kind == CHANGE and epoch == state.epoch and seq not in state.waiting:
             if len(state.waiting) < WAITING and self._waiting < WAITING_ALL:
                 state.waiting[seq] = part
                 self._waiting += 1
@@ -180,16 +177,51 @@ class Replica:
         found: list[list[Any]] = []
         for host, state in self._states.items():
             if state.epoch and state.alive:
-                found.append([host, state.epoch, state.seq, [list(item) for item in state.rows.items()]])
+                found.append(_entry(host, state))
             # Also to the host itself: it may not know that it has lived before.
             if max(state.heard, state.version) > (state.version if state.alive else (0, 0)):
                 found.append([host, *max(state.heard, state.version), None])
-        return _pack(found)
+        return pack(found)
+
+    def versions(self) -> dict[str, bytes]:
+        """How far live hosts are said to have got, to be compared with what others have heard."""
+        return {
+            host: pack_version(*max(state.heard, state.version))
+            for host, state in self._states.items()
+            if state.alive and max(state.heard, state.version) > (0, 0)
+        }
+
+    def told(self, versions: Mapping[str, bytes]) -> Effects:
+        """Somebody has these. Malformed when they are none."""
+        effects = Effects()
+        for host, version in [(host, wire.read_version(host, packed)) for host, packed in versions.items()]:
+            if host == self._me:
+                self._contest(*version, effects)
+            elif version > self.version(host):
+                state = self._state(host)
+                state.heard = max(state.heard, version)
+                self._compare(host, state)
+        return effects
+
+    def part(self, wanted: Mapping[str, bytes]) -> bytes:
+        """The rows of these hosts that are later here than these versions, for `merge`; else how far they have got."""
+        found: list[list[Any]] = []
+        room = PART
+        for host, packed in wanted.items():
+            state = self._states.get(host)
+            if state is None or not (state.epoch and state.alive):
+                continue
+            if pack_version(*state.version) <= packed or (state.size > room and room < PART):
+                found.append([host, *state.version, None])
+            else:
+                found.append(_entry(host, state))
+                room -= state.size
+        return pack(found)
 
     def merge(self, states: bytes) -> Effects:
         """Somebody's states have come. Malformed when they are none; nothing has changed then."""
         effects = Effects()
-        told = _read_states(states)
+        told = wire.read_states(states, HOSTS, ROWS)
         replaced = [
             (self._states.get(host, _State()), rows)
             for host, epoch, seq, rows in told
@@ -306,13 +338,17 @@ class Replica:
             del state.waiting[seq]
 
 
+def _entry(host: str, state: _State) -> list[Any]:
+    return [host, state.epoch, state.seq, [list(item) for item in state.rows.items()]]
+
+
 def _bytes(rows: Rows) -> int:
     return sum(map(len, rows)) + sum(map(len, rows.values()))
 
 
-def _parted(items: list[tuple[bytes, bytes | None]]) -> Iterable[list[tuple[bytes, bytes | None]]]:
+def _parted(items: Part) -> Iterable[Part]:
     """The changes in parts that fit into a datagram each, as far as they can."""
-    part: list[tuple[bytes, bytes | None]] = []
+    part: Part = []
     size = 0
     for item in items:
         more = _size([item])
@@ -327,99 +363,3 @@ def _parted(items: list[tuple[bytes, bytes | None]]) -> Iterable[list[tuple[byte
 
 def _size(part: Iterable[tuple[bytes, bytes | None]]) -> int:
     return sum(len(key) + len(value or b"") + 8 for key, value in part)
-
-
-# the wire ------------------------------------------------------------------------------------------------
-
-
-def _pack(value: Any) -> bytes:
-    return bytes(msgpack.packb(value, use_bin_type=True))
-
-
-def _unpack(data: bytes) -> Any:
-    try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=True)
-    except Exception as error:  # msgpack has many
-        raise Malformed(f"not msgpack: {error}") from None
-
-
-def _read_message(payload: bytes) -> tuple[int, str, int, int, list[tuple[bytes, bytes | None]]]:
-    if len(payload) > MESSAGE:
-        raise Malformed(f"a message of more than {MESSAGE} bytes")
-    fields = _unpack(payload)
-    if not isinstance(fields, list) or len(fields) < 4:
-        raise Malformed("not a message")
-    kind, host, epoch, seq, *rest = fields
-    _check_version(host, epoch, seq)
-    if kind == _HEAD and not rest:
-        return kind, host, epoch, seq, []
-    if kind == _CHANGE and len(rest) == 1:
-        return kind, host, epoch, seq, _read_changes(rest[0])
-    raise Malformed("of no known kind")
-
-
-def _read_states(data: bytes) -> list[tuple[str, int, int, Rows | None]]:
-    """Item by item: what does not belong there is noticed before it takes many times its size in memory."""
-    items = msgpack.Unpacker(raw=False, max_buffer_size=max(1, len(data)), max_array_len=0, max_map_len=0)
-    items.feed(data)
-    found: list[tuple[str, int, int, Rows | None]] = []
-    left = ROWS
-    try:
-        count = items.read_array_header()
-        if count > 2 * HOSTS:
-            raise Malformed(f"states of more than {HOSTS} hosts")
-        for _ in range(count):
-            if items.read_array_header() != 4:
-                raise Malformed("not a state")
-            host, epoch, seq = items.unpack(), items.unpack(), items.unpack()
-            _check_version(host, epoch, seq)
-            if data[items.tell()] == _NIL:
-                items.skip()
-                found.append((host, epoch, seq, None))
-                continue
-            length = items.read_array_header()
-            left -= length
-            if left < 0:
-                raise Malformed(f"more than {ROWS} rows")
-            found.append((host, epoch, seq, dict(_read_row(items) for _ in range(length))))
-        if items.tell() != len(data):
-            raise Malformed("more than states")
-    except Malformed:
-        raise
-    except Exception as error:  # msgpack has many
-        raise Malformed(f"not states: {error}") from None
-    return found
-
-
-def _read_row(items: msgpack.Unpacker) -> tuple[bytes, bytes]:
-    if items.read_array_header() != 2:
-        raise Malformed("no row")
-    key, value = items.unpack(), items.unpack()
-    if not isinstance(key, bytes) or not 0 < len(key) <= KEY:
-        raise Malformed("no key")
-    if not isinstance(value, bytes) or len(value) > VALUE:
-        raise Malformed("no value")
-    return key, value
-
-
-def _check_version(host: object, epoch: object, seq: object) -> None:
-    if not isinstance(host, str) or not 0 < len(host) <= NAME:
-        raise Malformed("no host")
-    if type(epoch) is not int or type(seq) is not int or not (0 < epoch < 1 << 63 and 0 <= seq < 1 << 63):
-        raise Malformed("no version")
-
-
-def _read_changes(items: object) -> list[tuple[bytes, bytes | None]]:
-    if not isinstance(items, list):
-        raise Malformed("no rows")
-    found: list[tuple[bytes, bytes | None]] = []
-    for item in items:
-        if not isinstance(item, list) or len(item) != 2:
-            raise Malformed("no row")
-        key, value = item
-        if not isinstance(key, bytes) or not 0 < len(key) <= KEY:
-            raise Malformed("no key")
-        if value is not None and not (isinstance(value, bytes) and len(value) <= VALUE):
-            raise Malformed("no value")
-        found.append((key, value))
-    return found

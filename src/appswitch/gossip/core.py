@@ -1,8 +1,8 @@
 """One member's gossip, without I/O, clock or randomness of its own: bytes and the time in, effects out.
 
 Every method that may have effects returns them; they are to be carried out in order. Times are seconds of any clock
-that does not go back. Nothing that a peer sends makes a method raise, except `serve`, `reader` and `stream_done`, which
-raise Refused so that the connection can be closed; all of it is counted by reason.
+that does not go back. Nothing that a peer sends makes a method raise, except `serve`, `stream_done` and a reader of
+`streams`, which raise Refused so that the connection can be closed; all of it is counted by reason.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from . import stream, wire
-from .effect import Effect, MergeState, Stream, UserMessage
+from . import wire
+from .effect import Effect, UserMessage
 from .envelope import Envelope
+from .exchanger import Exchanger, Ledger
 from .health import Health
 from .member import MAX_META, MAX_NAME, Member, Record, State
 from .outbox import Outbox
@@ -24,13 +25,14 @@ from .refused import Refused
 from .roster import Roster
 from .seal import KeyRing
 from .settings import Address, NodeSettings
-from .wire import Ack, Alive, Dead, Error, IndirectPing, Message, Nack, Ping, PushPull, Suspect, User
+from .streams import Streams
+from .wire import Ack, Alive, Dead, IndirectPing, Message, Nack, Ping, Suspect, User
 
 _FOREVER = float("inf")
 
 
 def push_pull_scale(members: int) -> int:
-    """How much rarer whole states are exchanged in a large cluster (memberlist: above 32 members)."""
+    """How much rarer members exchange what they know in a large cluster (memberlist: above 32 members)."""
     return 1 if members <= 32 else math.ceil(math.log2(members) - 5) + 1
 
 
@@ -45,9 +47,13 @@ class Core:
         rng: random.Random,
         count: Callable[[str, int], None],
         local_state: Callable[[bool], bytes],
+        ledger: Ledger | None = None,
         now: float,
     ) -> None:
-        """ValueError for settings that no cluster can have."""
+        """`ledger`: what the delegate has, to be compared; without it only whole states are exchanged.
+
+        ValueError for settings that no cluster can have.
+        """
         if not 0 < len(settings.name.encode()) <= MAX_NAME:
             raise ValueError(f"a member's name has 1 to {MAX_NAME} octets")
         _check_meta(settings.meta)
@@ -56,7 +62,6 @@ class Core:
         self._keys = KeyRing(settings.keys) if settings.keys else None
         self._rng = rng
         self._count = count
-        self._local_state = local_state
         self._envelope = Envelope(settings.label, self._keys, settings.limits.packet)
         self._outbox = Outbox(self._envelope, settings)
         self._health = Health(settings.timings.awareness_max)
@@ -64,9 +69,13 @@ class Core:
         self._prober = Prober(
             settings, self._roster, self._outbox, self._health, rng, count, self._stream_ping, now
         )
-        self._streams: dict[int, int | None] = {}  # id → sequence number of a ping, None for a push/pull
-        self._stream_id = 0
-        self._served_ping = -1
+        exchanger = None
+        if ledger is not None:
+            exchanger = Exchanger(self._roster, self._outbox, ledger, rng, settings.limits)
+        #: What goes over TCP.
+        self.streams = Streams(
+            settings, self._roster, self._outbox, self._prober, exchanger, rng, count, local_state, self._for_us
+        )
         self._next_gossip = _FOREVER  # while there are no news
         self._last_gossip = -_FOREVER
         self._next_burst = _FOREVER
@@ -176,19 +185,6 @@ class Core:
 
     # Streams
 
-    def reader(self) -> stream.Reader:
-        """For the octets of one connection; what it raises is to be told to `refuse`."""
-        return stream.Reader(self._envelope.label, self._keys, self._limits.stream, self._limits.members)
-
-    def refuse(self, refused: Refused) -> None:
-        """Count what a `reader` raised."""
-        self._refused(refused)
-
-    def push_pull(self, to: Address, join: bool, now: float) -> Stream:
-        """An exchange of whole states with whoever is there."""
-        message = self._roster.push_pull(self._local_state(join), join)
-        return self._stream(to, message, None, now + self._timings.stream_timeout)
-
     def serve(
         self, message: Message, now: float, cipher: AESGCM | None = None
     ) -> tuple[bytes | None, list[Effect]]:
@@ -196,91 +192,24 @@ class Core:
 
         `cipher`: the key that it was sealed with, as the answer is: so a peer that missed a change learns of it.
         """
-        answer: Message | None = None
-        match message:
-            case PushPull():
-                self._check_versions(message)
-                user = self._local_state(message.join)
-                self._roster.merge(message.members, now, urgent=message.join)
-                answer = self._roster.push_pull(user, message.join)
-                self._merge_state(message)
-            case Ping(seq, node):
-                if self._for_us(node):
-                    self._served_ping = seq
-                    answer = Ack(seq)
-            case User(payload):
-                self._outbox.effects.append(UserMessage(payload))
-            case _:
-                raise self._counted(wire.malformed("a message that does not begin an exchange"))
-        octets = None if answer is None else self._seal_stream(answer, cipher)
-        return octets, self._finish(now)
+        try:
+            answer = self.streams.answer(message, now, cipher)
+        except Refused as refused:
+            self._refused(refused)
+            raise
+        return answer, self._finish(now)
 
     def stream_done(self, stream_id: int, message: Message | None, now: float) -> list[Effect]:
         """What a `Stream` brought: its answer, or None if it failed. Refused: the answer is not acceptable."""
-        seq = self._streams.pop(stream_id)
-        match message:
-            case None:
-                if seq is None:
-                    self._count("gossip_stream_failed", 1)
-            case Ack(answered) if seq == answered:
-                self._prober.stream_ack(answered, now)
-            case PushPull() if seq is None:
-                self._check_versions(message)
-                self._roster.merge(message.members, now)
-                self._merge_state(message)
-            case Error(text):
-                raise self._counted(Refused("stream_failed", f"it answered: {text}"))
-            case _:
-                raise self._counted(wire.malformed("an answer to something else"))
+        try:
+            self.streams.done(stream_id, message, now)
+        except Refused as refused:
+            self._refused(refused)
+            raise
         return self._finish(now)
 
-    def rival(self, message: Message) -> Address | None:
-        """Where somebody of our name is said to live, by an answer that was not given to `stream_done` yet."""
-        local = self._roster.local
-        if isinstance(message, PushPull):
-            for known in message.members:
-                where = (known.alive.address, known.alive.port)
-                if known.alive.node == local.name and known.state <= State.SUSPECT and where != local.to:
-                    return where
-        return None
-
-    def ask_rival(self, to: Address, deadline: float) -> Stream:
-        """A ping for our own name; see `is_rival`."""
-        seq = self._rng.getrandbits(32)
-        return self._stream(to, Ping(seq, self._roster.local.name), seq, deadline)
-
-    def is_rival(self, asked: Stream, answer: Message) -> bool:
-        """Whether this answer to `ask_rival` comes from another than ourselves, whom an old address may also reach."""
-        seq = self._streams[asked.id]
-        return isinstance(answer, Ack) and answer.seq == seq != self._served_ping
-
     def _stream_ping(self, to: Address, ping: Ping, deadline: float) -> None:
-        self._outbox.effects.append(self._stream(to, ping, ping.seq, deadline))
-
-    def _stream(self, to: Address, message: Message, seq: int | None, deadline: float) -> Stream:
-        self._stream_id += 1
-        self._streams[self._stream_id] = seq
-        return Stream(self._stream_id, to, self._seal_stream(message), deadline)
-
-    def _seal_stream(self, message: Message, cipher: AESGCM | None = None) -> bytes:
-        return stream.seal(wire.encode(message), self._envelope.label, self._keys, cipher)
-
-    def _check_versions(self, message: PushPull) -> None:
-        """Every living member must speak what we speak, and we what it speaks (memberlist's verifyProtocol)."""
-        ours = self._roster.local.versions
-        for known in message.members:
-            theirs = known.alive.versions
-            if known.state <= State.SUSPECT and not (_speaks(ours, theirs) and _speaks(theirs, ours)):
-                text = f"{known.alive.node} speaks versions {list(theirs)} of the protocol, this one {list(ours)}"
-                raise self._counted(Refused("incompatible", text))
-
-    def _merge_state(self, message: PushPull) -> None:
-        if message.user:
-            self._outbox.effects.append(MergeState(message.user, message.join))
-
-    def _counted(self, refused: Refused) -> Refused:
-        self._refused(refused)
-        return refused
+        self._outbox.effects.append(self.streams.ping(to, ping, deadline))
 
     # What the delegate wants
 
@@ -379,18 +308,14 @@ class Core:
         if now >= self._next_push_pull:
             self._next_push_pull = now + self._timings.push_pull_interval * push_pull_scale(self._roster.live)
             for record in self._roster.pick(1, lambda record: record.state == State.ALIVE):
-                self._outbox.effects.append(self.push_pull(record.to, False, now))
+                if (stream := self.streams.exchange(record.name, now)) is not None:
+                    self._outbox.effects.append(stream)
         if now >= self._next_reconnect:
             self._next_reconnect = now + self._timings.reconnect_interval
             # Those that left, too: it may have been somebody else who said so.
             gone = [record for record in self._roster.order if not record.reachable]
             if gone and self._rng.random() <= len(gone) / self._roster.live:
-                self._outbox.effects.append(self.push_pull(self._rng.choice(gone).to, False, now))
-
-
-def _speaks(one: bytes, other: bytes) -> bool:
-    """Whether `one` understands what `other` speaks: protocol and delegate, each (lowest, highest, current)."""
-    return one[0] <= other[2] <= one[1] and one[3] <= other[5] <= one[4]
+                self._outbox.effects.append(self.streams.push_pull(self._rng.choice(gone).to, False, now))
 
 
 def _check_meta(meta: bytes) -> None:

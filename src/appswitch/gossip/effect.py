@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .member import Event, Member
@@ -49,4 +50,11 @@ class MergeState:
     join: bool
 
 
-Effect = Datagram | Stream | Changed | UserMessage | MergeState
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Tell the delegate that a peer has these versions, which are not those here."""
+
+    versions: Mapping[str, bytes]
+
+
+Effect = Datagram | Stream | Changed | UserMessage | MergeState | Told

@@ -8,12 +8,13 @@ import ipaddress
 import logging
 import random
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from .connections import Closed, Connections
 from .core import Core
-from .effect import Changed, Datagram, Effect, MergeState, Stream, UserMessage
+from .effect import Changed, Datagram, Effect, MergeState, Stream, Told, UserMessage
+from .exchanger import Ledger
 from .member import Event, Member
 from .refused import GossipRefused, NameTaken, Refused
 from .settings import Address, NodeSettings
@@ -39,7 +40,7 @@ class Delegate(Protocol):
         """The user state for a push/pull; `join`: the first one between the two."""
 
     def merge_state(self, state: bytes, join: bool) -> None:
-        """A peer's user state; the members that came with it are known already."""
+        """A peer's user state, or a part of it; the members that came with it are known already."""
 
     def member_changed(self, member: Member, event: Event) -> None:
         """Another member joined, left, failed or was updated."""
@@ -55,8 +56,10 @@ class Node:
         *,
         rng: random.Random,
         counters: Callable[[str, int], None],
+        ledger: Ledger | None = None,
     ) -> None:
-        """`counters(name, n)` is called with names of `refused.COUNTERS`."""
+        """`counters(name, n)` is called with names of `refused.COUNTERS`; `ledger`: see `Core`."""
+        self._ledger = ledger
         self._settings = settings
         self._delegate = delegate
         self._rng = rng
@@ -81,13 +84,14 @@ class Node:
                 rng=self._rng,
                 count=self._count,
                 local_state=self._delegate.local_state,
+                ledger=self._ledger,
                 now=self._loop.time(),
             )
         except ValueError:
             self._unbind()
             raise
         core, limits = self._core, settings.limits
-        self._connections = Connections(core.reader, core.refuse, limits.streams_total)
+        self._connections = Connections(core.streams.reader, core.streams.refuse, limits.streams_total)
         self._listen()
         self._arm()
 
@@ -121,10 +125,10 @@ class Node:
         async def one(seed: Address) -> None:
             async with bound:
                 incarnation = self.local.incarnation
-                await self._exchange(self._core.push_pull(seed, True, self._loop.time()), joining=True)
+                await self._exchange(self._core.streams.push_pull(seed, True, self._loop.time()), joining=True)
                 if self.local.incarnation != incarnation:
                     # It held us for dead or elsewhere; now that we know better, it should, too, before we return.
-                    await self._exchange(self._core.push_pull(seed, True, self._loop.time()))
+                    await self._exchange(self._core.streams.push_pull(seed, True, self._loop.time()))
 
         wanted = [seed for seed in dict.fromkeys(seeds) if seed != own]
         results = await asyncio.gather(*(one(seed) for seed in wanted), return_exceptions=True)
@@ -182,11 +186,16 @@ class Node:
         self._apply(self._core.send(member_name, payload, self._loop.time()))
 
     async def sync(self, member_name: str) -> bool:
-        """Exchange whole states with this member now; whether that was done."""
-        member = self._core.member(member_name)
-        if member is None:
+        """Exchange with this member now what either does not know; whether it answered."""
+        return await self._asked(self._core.streams.exchange(member_name, self._loop.time()))
+
+    async def fetch(self, member_name: str, wanted: Mapping[str, bytes]) -> bool:
+        """Have what this member has of these later than these versions, for `merge_state`; whether it answered."""
+        return await self._asked(self._core.streams.fetch(member_name, wanted, self._loop.time()))
+
+    async def _asked(self, stream: Stream | None) -> bool:
+        if stream is None:
             return False
-        stream = self._core.push_pull((member.address, member.port), False, self._loop.time())
         try:
             await self._exchange(stream)
         except (OSError, TimeoutError, Refused, Closed):
@@ -275,6 +284,8 @@ class Node:
                     self._tell(self._delegate.member_changed, member, event)
                 case MergeState(state, join):
                     self._tell(self._delegate.merge_state, state, join)
+                case Told(versions) if self._ledger is not None:
+                    self._tell(self._ledger.told, versions)
                 case Stream():
                     self._spawn(self._try_exchange(effect))
         self._arm()
@@ -325,7 +336,7 @@ class Node:
         message: Message | None = None
         try:
             found = await self._connections.ask(stream)
-            rival = self._core.rival(found) if joining else None
+            rival = self._core.streams.rival(found) if joining else None
             if rival is not None and await self._lives(rival):
                 raise NameTaken(self.local.name, *rival)
             message = found
@@ -334,9 +345,9 @@ class Node:
 
     async def _lives(self, rival: Address) -> bool:
         """Whether somebody else answers there to our name; else it is what is left of our own past."""
-        stream = self._core.ask_rival(rival, self._loop.time() + self._settings.timings.rival_timeout)
+        stream = self._core.streams.ask_rival(rival, self._loop.time() + self._settings.timings.rival_timeout)
         try:
-            return self._core.is_rival(stream, await self._connections.ask(stream))
+            return self._core.streams.is_rival(stream, await self._connections.ask(stream))
         except (OSError, TimeoutError, Refused, Closed):
             return False
         finally:

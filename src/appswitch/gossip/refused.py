@@ -20,6 +20,8 @@ COUNTERS = {
     "gossip_conflict": "another live member claims this one's name",
     "gossip_probe_failed": "members that did not answer a probe in any way",
     "gossip_udp_lost": "members that answered by TCP alone",
+    "gossip_compared": "comparisons that this member began",
+    "gossip_whole": "whole states exchanged: at a join, with members that cannot compare, where most differs",
     "gossip_refuted": "times this member said it lives because others doubted it",
 }
 

@@ -14,6 +14,7 @@ from .effect import Changed
 from .health import Health
 from .member import Event, Record, State, pack_address
 from .outbox import Outbox
+from .refused import Refused
 from .settings import Address, NodeSettings
 from .suspicion import Suspicion
 from .wire import Alive, Dead, Known, PushPull, Suspect
@@ -172,8 +173,23 @@ class Roster:
 
     def push_pull(self, user: bytes, join: bool) -> PushPull:
         """Our view of everybody."""
-        members = tuple(Known(self.describe(record), record.state) for record in self.records.values())
-        return PushPull(members, user, join)
+        return PushPull(self._view(self.records.values()), user, join)
+
+    def known(self, names: Iterable[str]) -> tuple[Known, ...]:
+        """Our view of those of these whom we know."""
+        return self._view(record for name in names if (record := self.records.get(name)) is not None)
+
+    def _view(self, records: Iterable[Record]) -> tuple[Known, ...]:
+        return tuple(Known(self.describe(record), record.state) for record in records)
+
+    def check(self, members: Iterable[Known]) -> None:
+        """Every living member must speak what we speak, and we what it speaks (memberlist's rule). Refused."""
+        ours = self.local.versions
+        for known in members:
+            theirs = known.alive.versions
+            if known.state <= State.SUSPECT and not (_speaks(ours, theirs) and _speaks(theirs, ours)):
+                text = f"{known.alive.node} speaks versions {list(theirs)} of the protocol, this one {list(ours)}"
+                raise Refused("incompatible", text)
 
     def leave(self, now: float) -> None:
         """Tell everybody that we go."""
@@ -281,3 +297,8 @@ class Roster:
     def _alter_live(self, by: int) -> None:
         self._live += by
         self._outbox.members = self._live
+
+
+def _speaks(one: bytes, other: bytes) -> bool:
+    """Whether `one` understands what `other` speaks: protocol and delegate, each (lowest, highest, current)."""
+    return one[0] <= other[2] <= one[1] and one[3] <= other[5] <= one[4]

@@ -30,7 +30,7 @@ class Timings:
     burst_spacing: float = 0.005
     #: The dead still hear news for so long: that is how one who is wrongly thought dead learns of it.
     gossip_to_the_dead: float = 30.0
-    #: The whole state is exchanged with one random member every so often; longer in clusters above 32 members.
+    #: What is known is compared, or exchanged, with one random member every so often; longer above 32 members.
     push_pull_interval: float = 30.0
     #: A suspect has `suspicion_mult * log10(members) * probe_interval` to say it lives once enough others suspect
     #: it too, and `suspicion_max_mult` times that while nobody else does.

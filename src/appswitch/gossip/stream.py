@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from . import envelope, wire
 from .refused import Refused
 from .seal import OVERHEAD, KeyRing
-from .wire import Fields, Kind, Known, Message, PushPull, User, malformed
+from .wire import Exchange, Fields, Kind, Known, Message, PushPull, User, malformed
 
 _SEALED_HEADER = 5
 _FIELDS = 64  # in a map; more than any message has
@@ -121,6 +121,9 @@ class _Body:
         if kind == Kind.USER:
             length = (yield from self._map()).number(b"UserMsgLen", self._limit)
             return User((yield from self._octets(length)))
+        if kind == Kind.EXCHANGE:
+            length = (yield from self._map()).number(b"Len", self._limit)
+            return Exchange((yield from self._octets(length)))
         if kind == Kind.COMPRESS and not self._compressed:
             fields = yield from self._map()
             return _whole(envelope.expand_fields(fields, self._limit), self._limit, self._members, True)

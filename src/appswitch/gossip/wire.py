@@ -34,6 +34,7 @@ class Kind(enum.IntEnum):
     NACK = 11
     CRC = 12
     ERROR = 13
+    EXCHANGE = 128  # ours; see exchange.py
     LABEL = 244
 
 
@@ -136,7 +137,14 @@ class PushPull:
     join: bool
 
 
-Message = Ping | IndirectPing | Ack | Nack | Suspect | Dead | Alive | User | Error | PushPull
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question or an answer between members who understand it (`exchange`)."""
+
+    said: bytes
+
+
+Message = Ping | IndirectPing | Ack | Nack | Suspect | Dead | Alive | User | Error | PushPull | Exchange
 
 #: What is assumed of one that does not say: protocol 1 to 2, speaking 2; no delegate.
 OLD_VERSIONS = bytes([1, 2, 2, 0, 0, 0])
@@ -193,6 +201,8 @@ def encode(message: Message) -> bytes:
             return _pack(Kind.ERROR, {"Error": text})
         case PushPull():
             return _encode_push_pull(message)
+        case Exchange(said):
+            return _pack(Kind.EXCHANGE, {"Len": len(said)}) + said
 
 
 def encode_stream_user(payload: bytes) -> bytes:

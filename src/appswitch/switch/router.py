@@ -20,19 +20,21 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn
 
 from .. import __version__
 from ..cluster import keys, replica
 from ..cluster.mirror import Mirror
+from ..cluster.repair import Repair
 from ..cluster.ring import KeyRefused, Ring
-from ..gossip import tags
+from ..gossip import exchange, tags
 from ..gossip.member import Event, Member
 from ..gossip.node import Node
 from ..gossip.refused import GossipRefused, NameTaken
@@ -58,15 +60,12 @@ JOIN = 8.0
 REJOIN = 5.0
 #: Seconds to tell the others that we go; the supervisor waits a little longer.
 _FAREWELL = 2.0
-#: Seconds until a gap in what others tell is closed by a sync, and the most that waiting grows to.
-_REPAIR, _REPAIR_MOST = 0.2, 5.0
 #: Seconds after a poke until everything is compared, for what other pokes may have failed to tell.
 _COMPARE = 1.0
 #: Seconds until the rows of hosts that this router has never heard of go: another's before it wrote them.
 _INHERITANCE = 30.0
-#: Seconds between looks at the members' states, and between syncs to close gaps at a time.
+#: Seconds between looks at the members' states.
 _LOOK = 1.0
-_SYNCS = 4
 #: Addresses told to the supervisor, to come back by.
 _REMEMBERED = 8
 _DATAGRAM = 1 << 16
@@ -97,9 +96,11 @@ class Router:
         self._serf = self._in_serf()
         self._ending = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writing = self._comparing = self._repairing = False
-        self._unsynced: set[str] = set()
-        self._pause = _REPAIR
+        self._writing = self._comparing = False
+        self._repair = Repair(self._mirror.replica, random.Random(), lambda: [m.name for m in self._others()])
+        self._repair_timer: asyncio.TimerHandle | None = None
+        self._first_news: list[bytes] = []  # what was told to nobody yet
+        self._first_epoch = 0
         self._told_members: list[tuple[str, int]] = []
         self._node: Node
 
@@ -137,14 +138,15 @@ class Router:
                 advertise=address,
                 label=settings.label,
                 keys=_gossip_keys(settings.ring),
-                meta=tags.pack({VERSION: __version__} | ({PORT_TAG: str(self._serf.port)} if self._serf else {})),
+                meta=self._meta(),
                 timings=_TIMINGS[settings.timings],
             ),
             self,
             rng=random.Random(),
             counters=self._counters.add,
+            ledger=self,
         )
-        self._mirror.compare()
+        self._first_news, self._first_epoch = self._mirror.compare(), self._mirror.replica.epoch
         async with contextlib.AsyncExitStack() as undo:
             with _listening(address[1], "another switch of this host perhaps: choose one with --gossip-port"):
                 await self._node.start()
@@ -156,6 +158,10 @@ class Router:
             if self._must_join:
                 await self.join(self._seeds)
             undo.pop_all()
+
+    def _meta(self) -> bytes:
+        serf = {PORT_TAG: str(self._serf.port)} if self._serf else {}
+        return tags.pack({VERSION: __version__} | exchange.TAG | serf)
 
     def _in_serf(self) -> SerfMember | None:
         settings, of = self._settings, self._settings.serf
@@ -202,7 +208,11 @@ class Router:
         self._announce()
 
     def _announce(self) -> None:
-        """Have everybody ask for our rows who does not have them."""
+        """Have everybody know our rows, or ask for those that are missing there."""
+        if self._mirror.replica.epoch == self._first_epoch:
+            self._spread(self._first_news)  # to those who know nothing of this host it is all they need
+        if self._others():
+            self._first_news = []
         self._spread(self._mirror.compare() or [self._mirror.replica.head()])
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -244,12 +254,12 @@ class Router:
         self._mirror.disinherit()
         self._write()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Coroutine[Any, Any, object]) -> None:
         try:
             await work
         except Exception:
@@ -380,14 +390,28 @@ class Router:
             self._malformed(error)
         self._follow()
 
+    def versions(self) -> Mapping[str, bytes]:
+        return self._mirror.replica.versions()
+
+    def part(self, wanted: Mapping[str, bytes]) -> bytes:
+        return self._mirror.replica.part(wanted)
+
+    def told(self, versions: Mapping[str, bytes]) -> None:
+        try:
+            self._spread(self._mirror.told(versions))
+        except replica.Malformed as error:
+            self._malformed(error)
+        self._follow()
+
     def member_changed(self, member: Member, event: Event) -> None:
         log.info("member %s (%s) %s", member.name, member.address, event.value)
         if event is Event.JOINED:
             self._mirror.alive(member.name)
-            self._unsynced.add(member.name)
+            if exchange.understood(member.meta):  # else it has no rows
+                self._repair.joined(member.name, asyncio.get_running_loop().time())
         elif event in (Event.LEFT, Event.FAILED):
             self._mirror.gone(member.name)
-            self._unsynced.discard(member.name)
+            self._repair.gone(member.name)
         if event is not Event.UPDATED:
             self._roll.changed(member.name)
         self._follow()
@@ -408,31 +432,22 @@ class Router:
     def _follow(self) -> None:
         """After whatever came in: write it, and see to what is missing."""
         self._write()
-        if not self._repairing and (self._unsynced or self._mirror.replica.behind()):
-            self._repairing = True
-            self._start(self._repair())
+        self._repair.look(asyncio.get_running_loop().time())
+        self._arm_repair()
 
-    async def _repair(self) -> None:
-        """Sync with hosts that have told something which is missing here, or that are new."""
-        try:
-            await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
-            wanted = [*dict.fromkeys([*self._mirror.replica.behind(), *self._unsynced])]
-            for start in range(0, len(wanted), _SYNCS):
-                await asyncio.gather(*map(self._sync, wanted[start : start + _SYNCS]))
-            left = self._unsynced or self._mirror.replica.behind()
-            self._pause = min(2 * self._pause, _REPAIR_MOST) if left else _REPAIR
-        finally:
-            self._repairing = False
-            self._follow()
+    def _arm_repair(self) -> None:
+        due, timer = self._repair.due(), self._repair_timer
+        if due == math.inf or (timer is not None and timer.when() <= due):
+            return
+        if timer is not None:
+            timer.cancel()
+        self._repair_timer = asyncio.get_running_loop().call_at(due, self._on_repair)
 
-    async def _sync(self, host: str) -> None:
-        """With the host itself, else with any other, which may know as much."""
-        done = await self._node.sync(host)
-        others = self._others()
-        if not done and others:
-            done = await self._node.sync(random.choice(others).name)
-        if done:
-            self._unsynced.discard(host)
+    def _on_repair(self) -> None:
+        self._repair_timer = None
+        for ask in self._repair.tick(asyncio.get_running_loop().time()):
+            self._start(self._node.fetch(ask.whom, ask.wanted) if ask.wanted else self._node.sync(ask.whom))
+        self._arm_repair()
 
     # members ---------------------------------------------------------------------------------------------
 

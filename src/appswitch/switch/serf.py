@@ -45,6 +45,7 @@ _COUNTERS = {
     "gossip_stream_failed": "",
     "gossip_send_failed": "",
     "gossip_refuted": "serf_refuted",
+    "gossip_whole": "",
 }
 
 

@@ -65,6 +65,8 @@ MEANING = {
     "serf_refused": "refused: other things that came to Serf's port and were not right, or too many",
     "serf_probe_failed": "probes that one of Serf's members did not answer in any way",
     "serf_refuted": "times this host said to Serf that it lives, because others doubted it",
+    "gossip_compared": "comparisons with other members of what is known",
+    "gossip_whole": "exchanges of all that is known with other members",
 }
 _PLACE = {name: index for index, name in enumerate(MEANING)}
 _SIZE = 4096
