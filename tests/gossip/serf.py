@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -96,7 +97,12 @@ class Agent:
             raise AssertionError(f"serf sees {seen}, not {wanted}: {self.program}") from None
 
     def complaints(self) -> list[str]:
-        return [line for line in self.program.output().splitlines() if "[ERR]" in line]
+        """Errors that the agent has logged, but for those of reaching somebody who has gone."""
+        lines = self.program.output().splitlines()
+        return [line for line in lines if "[ERR]" in line and not UNREACHED.search(line)]
+
+
+UNREACHED = re.compile(r"connection refused|connection reset|broken pipe|i/o timeout|EOF$")
 
 
 @contextlib.contextmanager
