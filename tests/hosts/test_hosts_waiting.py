@@ -34,3 +34,27 @@ def test_who_does_not_wait_is_refused(trio: Hosts, actor_on: Start) -> None:
     assert actor_on(one)("outcome('known', 80)") == "ECONNREFUSED"
     # Only what is named is waited for.
     assert actor_on(one, options=["--wait-for", "other:80"])("outcome('known', 80)") == "ECONNREFUSED"
+
+
+def test_what_one_host_has_just_begun_to_serve_another_reaches_at_once(trio: Hosts, actor_on: Start) -> None:
+    one, two, _ = trio
+    server, client = actor_on(two, "callee"), actor_on(one)
+    server("greet(listen(79), 'first')")
+    one.wait_service("callee", 79)
+    for port in range(100, 120):
+        # The client is told faster than the switches tell each other (some 7 ms).
+        server(f"greet(listen({port}), 'here')")
+        assert client(f"hear('callee', {port})") == "here", port
+
+
+def test_who_is_refused_on_another_host_is_refused_faster_the_next_times(trio: Hosts, actor_on: Start) -> None:
+    one, two, _ = trio
+    server = actor_on(two, "refuser")
+    server("l = listen(81)")
+    one.wait_service("refuser", 81)
+    client = actor_on(one)
+    client("import time")
+    client("began = time.monotonic()")
+    client("told = [outcome('refuser', 80) for _ in range(20)]")
+    assert client("set(told) == {'ECONNREFUSED'}")
+    assert client("time.monotonic() - began") < 20 * 0.3 * 0.9

@@ -22,6 +22,8 @@ Key = tuple[int, bytes, int]
 """Thread, virtual IP and port."""
 #: Interrupted calls that are remembered.
 _KEPT = 1024
+#: Seconds for which nobody is waited for again at a place where nobody came.
+_NOBODY = 10.0
 
 
 class Waits:
@@ -36,6 +38,7 @@ class Waits:
         self._seen = -1
         self._armed = False
         self._deadlines: dict[Key, float] = {}
+        self._nobody: dict[tuple[bytes, int], float] = {}
         self.held: dict[int, bytes] = {}
 
     def until(self, key: Key, now: float, seconds: float) -> float:
@@ -45,6 +48,18 @@ class Waits:
             _make_room(self._deadlines)
             deadline = self._deadlines[key] = now + seconds
         return deadline
+
+    def until_known(self, vip: bytes, port: int, now: float, seconds: float) -> float:
+        """Until when news of this place are waited for, once in a while: what refuses is not to cost that each time."""
+        deadline = self._nobody.get((vip, port), 0.0)
+        if deadline + _NOBODY <= now:
+            _make_room(self._nobody)
+            deadline = self._nobody[vip, port] = now + seconds
+        return deadline
+
+    def somebody_came(self, vip: bytes, port: int) -> None:
+        """Who comes there later is waited for, too."""
+        self._nobody.pop((vip, port), None)
 
     def add(self, look: Look, cookie: int, raw: bytes) -> None:
         """Have `look` called when the table has changed, for as long as it says so."""

@@ -87,7 +87,7 @@ def connect_to(worker: Worker, program: Program, call: Call, raw: bytes | None, 
         attempt = Attempt(worker, program, call, sock, number, cookie, family, bound, end)
         attempt.bound_to = bound_to
         try:
-            if program.options.wait_for:
+            if program.options.wait_for or worker.hosts.ring is not None:
                 destination = waiting.meant(attempt, destination, port)
                 if waiting.hold(attempt, destination, port, raw or b"", again):
                     return
