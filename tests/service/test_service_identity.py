@@ -240,3 +240,12 @@ def test_names_mean_the_same_address_everywhere_also_when_they_collide(
         for name in (first, second):
             assert client(f"hear('{name}', 80)") == name
             assert client(f"hear('{vips[name]}', 80)") == name
+
+
+def test_an_ephemeral_port_is_not_given_again_soon(actor: Start) -> None:
+    one = actor("client")
+    one("import socket")
+    one("def bound():\n  s = socket.socket(); s.bind(('', 0)); port = s.getsockname()[1]; s.close(); return port")
+    # By chance alone some eleven of 800 would be given twice.
+    ports = one("[bound() for _ in range(800)]")
+    assert len(set(ports)) == 800

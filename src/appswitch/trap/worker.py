@@ -120,6 +120,8 @@ class Worker:
         self.held: dict[int, object] = {}
         self.random = random.Random()
         self.turns: dict[tuple[bytes, int], int] = {}
+        #: Ephemeral ports that were bound to lately, by virtual IP, in order.
+        self.ephemeral: dict[tuple[bytes, int], None] = {}
         self.last_reference = epoll.LastReference()
         self.references = References()
         self.peers = delivery.Peers(f"{settings.run_dir}/state/pids")

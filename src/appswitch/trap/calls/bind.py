@@ -19,6 +19,8 @@ _TRIES = 64
 #: Interrupted calls of a program that are remembered.
 _KEPT = 4096
 _FIRST, _LAST = 32768, 60999  # ip_local_port_range
+#: Ports that are not given again until so many others were: a peer on another host might still know the one before.
+_LATELY = 1024
 
 
 def bind(worker: Worker, program: Program, call: Call) -> None:
@@ -60,13 +62,16 @@ def bind_ephemeral(worker: Worker, program: Program, sock: Borrowed, raw: bytes)
     code = errno.EADDRINUSE
     for _ in range(_TRIES):
         port = worker.random.randint(_FIRST, _LAST)
-        if worker.table.lookup(vip, port)[0]:
+        if (vip, port) in worker.ephemeral or worker.table.lookup(vip, port)[0]:
             continue
         code = raw_bind(fd, raw[:2] + port.to_bytes(2, "big") + raw[4:])
         if code != errno.EADDRINUSE:
             break
     if code:
         raise Failure(code)
+    if len(worker.ephemeral) >= _LATELY:
+        del worker.ephemeral[next(iter(worker.ephemeral))]
+    worker.ephemeral[vip, port] = None
 
 
 def raw_bind(fd: int, address: bytes) -> int:
