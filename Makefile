@@ -1,7 +1,7 @@
 # Every target works from a bare clone: it does its own set-up first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-cluster test differential soak suites fuzz fuzz-traps lint bench bench-cluster sim clean
+.PHONY: help venv demo demo-cluster test compat differential soak suites fuzz fuzz-traps lint bench bench-cluster sim clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -16,6 +16,7 @@ SUITES_ARGS ?=
 FUZZ_TARGETS ?= $$($(PYTHON) -c 'import sys; sys.path.insert(0, "tools"); from fuzz.targets import TARGETS; print(*TARGETS)')
 FUZZ_SECONDS ?= 60
 SIM_ARGS ?=
+COMPAT_ARGS ?=
 # Programs that `make differential` draws, from which seed on; or one to be played again, as a failure tells it.
 DIFF_EXAMPLES ?= 10000
 DIFF_SEED ?= 1
@@ -53,6 +54,10 @@ soak: venv ## Kill the switch's processes a thousand times under load; SOAK_ARGS
 suites: venv ## CPython's own network tests, natively and under the switch; writes docs/suites.md
 	@left_out="$$(tools/debian-packages.sh python3.11 libpython3.11-testsuite)" && test -z "$$left_out"
 	@PYTHONPATH=tools:tests $(PYTHON) -m suites $(SUITES_ARGS)
+
+compat: venv ## Some forty programs, natively and by every transport; writes docs/compatibility.md (COMPAT_ARGS="nginx"; as root)
+	@tools/debian-packages.sh iproute2 python3 >/dev/null
+	@PYTHONPATH=tests $(PYTHON) -m compat $(COMPAT_ARGS)
 
 lint: venv ## Style, types and import layers
 	$(VENV)/bin/ruff check .

@@ -28,11 +28,17 @@ iptables        iptables
 gcc             gcc
 libc6-dev       -
 strace          strace
+haproxy         haproxy
+memcached       memcached
+openssh-server  sshd
+openssh-client  ssh
+vsftpd          vsftpd
 serf            serf
 prometheus-alertmanager  prometheus-alertmanager
 libpython3.11-testsuite  -
 '
-services='nginx redis-server iperf3 serf prometheus-alertmanager postgresql'
+services='nginx redis-server iperf3 serf prometheus-alertmanager postgresql haproxy apache2 apache-htcacheclean mariadb
+  memcached nats-server ssh rsync vsftpd named inetutils-inetd epmd'
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -237,7 +237,7 @@ class Hosts:
         family: int = 0,
         networks: int = 1,
     ) -> None:
-        self._bridges = [_bridge() for _ in range(networks)]
+        self._bridges = [bridge_of_ports() for _ in range(networks)]
         self._hosts: list[Host] = []
         try:
             for number in range(1, count + 1):
@@ -341,7 +341,8 @@ def _from(address: str) -> str:
     return f"{'ip6' if ':' in address else 'ip'} saddr {address}"
 
 
-def _bridge() -> Namespace:
+def bridge_of_ports() -> Namespace:
+    """A namespace with a bridge `lab0` in it, for the ports of others."""
     namespace = Namespace()
     # Without spanning tree a port forwards at once; without snooping no neighbour solicitation is held back.
     namespace.ip("link add lab0 type bridge stp_state 0 mcast_snooping 0")

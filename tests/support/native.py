@@ -76,6 +76,9 @@ class Native(Switch):
         # nsenter needs root to enter; it changes the user itself.
         return super().start(argv, label, Person(os.geteuid(), os.getegid()), env, **popen)
 
+    def _is_up(self) -> bool:
+        return True
+
     def services(self, who: str | None = None, port: int | None = None) -> list[Row]:
         command = ["nsenter", f"--target={self._holder.pid}", "--net", "ss", "-Hltn", f"sport = :{port}"]
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()

@@ -30,6 +30,11 @@ _PACKAGES = {
     "ss": "iproute2",
     "gcc": "gcc",
     "strace": "strace",
+    "haproxy": "haproxy",
+    "memcached": "memcached",
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "vsftpd": "vsftpd",
     "serf": "serf",
     "prometheus-alertmanager": "prometheus-alertmanager",
 }

@@ -1,0 +1,1 @@
+"""One file a program: how its servers and clients are started."""
