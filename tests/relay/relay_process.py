@@ -38,7 +38,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s")
     run(
         socket.socket(fileno=int(sys.argv[1])),
-        lambda: Names(config["names"]),
+        lambda: (Names(config["names"]), None),
         domain="appswitch",
         virtual_range="100.64.0.0/10",
         run_dir=config["run_dir"],

@@ -271,4 +271,4 @@ def test_damaged_packets(whole: bytes, damage: list[tuple[int, int]], cut: int, 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=64))
 def test_the_checksum(data: bytes) -> None:
-    assert packets._sum(data) == 0xFFFF - words(data)
+    assert packets.internet_sum(data) == 0xFFFF - words(data)

@@ -211,20 +211,15 @@ def test_the_program_s_resolver_file_is_its_own_and_the_host_s_untouched(asker: 
     assert "100.64.0.53" not in Path("/etc/resolv.conf").read_text()
 
 
-@pytest.mark.parametrize("target", [WEB, "8.8.8.8", SIX, "2001:4860:4860::8888", "100.64.0.53"])
-def test_any_other_datagram_is_refused_at_once_with_a_reason_in_the_log(
-    named: Switch, asker: Actor, target: str
-) -> None:
-    port = 5353
-    asker(f"u = socket(family_of('{target}'), SOCK_DGRAM); u.connect(('{target}', {port})); u.settimeout(TIMEOUT)")
-    before = named.cli("status", "-o", "json")["counters"]["datagrams_refused"]
+@pytest.mark.parametrize(
+    ("target", "error"), [(WEB, "ECONNREFUSED"), (SIX, "ECONNREFUSED"), ("100.64.0.53", "EHOSTUNREACH")]
+)
+def test_a_datagram_that_is_for_nobody_is_refused_at_once(named: Switch, asker: Actor, target: str, error: str) -> None:
+    asker(f"u = socket(family_of('{target}'), SOCK_DGRAM); u.connect(('{target}', 5353)); u.settimeout(TIMEOUT)")
+    before = named.cli("status", "-o", "json")["counters"]["refused"]
     asker("u.send(b'x')")
-    assert asker.errno("u.recv(1)") == "ECONNREFUSED"
-    shown = f"[{target}]:{port}" if ":" in target else f"{target}:{port}"
-    log = (named.run_dir / "switch.log").read_text()
-    assert f"to {shown} refused: only DNS is carried so far" in log
-    assert "datagram from asker" in log
-    assert named.cli("status", "-o", "json")["counters"]["datagrams_refused"] == before + 1
+    assert asker.errno("u.recv(1)") == error
+    assert named.cli("status", "-o", "json")["counters"]["refused"] == before + 1
 
 
 def test_datagrams_inside_a_program_are_its_own(asker: Actor) -> None:

@@ -288,3 +288,76 @@ def test_an_unknown_virtual_address_is_never_asked_of_the_host(actor: Start) -> 
     client = actor()
     for address in ("100.64.99.99", "100.127.1.1", "169.254.99.99"):
         assert client(f"outcome('{address}', 80)") == "EHOSTUNREACH"
+
+
+# UDP ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=FAMILIES)
+def host_udp(request: pytest.FixtureRequest, host_addresses: dict[str, str]) -> Iterator[socket.socket]:
+    """A UDP socket of the host's."""
+    if request.param not in host_addresses:
+        pytest.skip(f"this machine has no {request.param} address, and giving it one needs root")
+    with socket.socket(socket.AF_INET if request.param == "v4" else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind((host_addresses[request.param], 0))
+        sock.settimeout(60)
+        yield sock
+
+
+def test_datagrams_leave_and_their_answers_find_back(actor: Start, host_udp: socket.socket) -> None:
+    host, port = host_udp.getsockname()[:2]
+    client = actor(ip="10.20.40.2")
+    client(f"cs = [socket(family_of('{host}'), SOCK_DGRAM) for _ in range(2)]; [c.settimeout(TIMEOUT) for c in cs]")
+    for number in range(2):
+        client(f"cs[{number}].sendto(b'{number}', ('{host}', {port}))")
+    peers = {}
+    for _ in range(2):
+        data, peer = host_udp.recvfrom(100)
+        peers[data] = peer
+    assert len(set(peers.values())) == 2
+    for data, peer in peers.items():
+        assert peer[0] == host  # the host's own address: the program's means nothing here
+        host_udp.sendto(data * 2, peer)
+    for number in range(2):
+        client(f"d, peer = cs[{number}].recvfrom(100)")
+        assert client("[d.decode(), *peer[:2]]") == [str(number) * 2, host, port]
+    # Nobody else may answer.
+    with socket.socket(host_udp.family, socket.SOCK_DGRAM) as other:
+        other.bind((host, 0))
+        other.sendto(b"forged", peers[b"0"])
+    host_udp.sendto(b"true", peers[b"0"])
+    assert client("cs[0].recv(100).decode()") == "true"
+    large = 60000
+    client(f"cs[0].sendto(bytes({large}), ('{host}', {port}))")
+    assert len(host_udp.recv(70000)) == large
+    client(f"cs[0].connect(('{host}', {port}))")
+    host_udp.close()
+    assert client("outcome_of(lambda: [cs[0].send(b'?'), cs[0].recv(9)])") == "ECONNREFUSED"
+
+
+def test_datagrams_that_may_not_leave(shared: Switch, actor: Start, host_udp: socket.socket) -> None:
+    host, port = host_udp.getsockname()[:2]
+    client = actor(f"udp-confined-{host_udp.family:d}", options=["--egress", "deny"])
+    client(f"c = socket(family_of('{host}'), SOCK_DGRAM); c.settimeout(TIMEOUT); c.connect(('{host}', {port}))")
+    error = "EACCES" if ":" in host else "EHOSTUNREACH"
+    assert client("outcome_of(lambda: [c.send(b'?'), c.recv(9)])") == error
+    rows = [row for row in shared.cli("denials", "-o", "json") if row["client"] == f"udp-confined-{host_udp.family:d}"]
+    assert [(row["service"], row["destination"], row["port"]) for row in rows] == [("outside", host, port)]
+    host_udp.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        host_udp.recv(10)
+
+
+def test_datagrams_never_reach_the_hosts_loopback_nor_an_address_of_nobodys(actor: Start) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        for client in (actor(ip="10.20.40.3"), actor(ip="2001:db8:40::3")):
+            for host in ("127.0.0.1", "127.9.9.9", "0.0.0.0"):
+                client(f"c = socket(AF_INET, SOCK_DGRAM); c.settimeout(TIMEOUT); c.connect(('{host}', {port}))")
+                assert client("outcome_of(lambda: [c.send(b'?'), c.recv(9)])") == "ECONNREFUSED"
+            client(f"c = socket(AF_INET, SOCK_DGRAM); c.settimeout(TIMEOUT); c.connect(('100.64.200.200', {port}))")
+            assert client("outcome_of(lambda: [c.send(b'?'), c.recv(9)])") == "EHOSTUNREACH"
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            sock.recv(10)

@@ -20,6 +20,7 @@ FIELDS: dict[tuple[str, ...], dict[str, type | tuple[type, ...]]] = {
         "name": (str, type(None)),
         "vip": str,
         "port": int,
+        "protocol": str,
         "instance": int,
         "program": int,
         "bound": str,
@@ -67,7 +68,7 @@ FIELDS: dict[tuple[str, ...], dict[str, type | tuple[type, ...]]] = {
     },
 }
 HEADERS = {
-    ("services",): "NAME VIP PORT HOST PROGRAM BOUND ADDRESS PUBLISHED TAGS BALANCE AGE",
+    ("services",): "NAME VIP PORT PROTOCOL HOST PROGRAM BOUND ADDRESS PUBLISHED TAGS BALANCE AGE",
     ("ps",): "ID PID USER NAME VIP TAGS PORTS AGE COMMAND",
     ("ps", "--connections"): "PROGRAM NAME LOCAL PEER SIDE TRANSPORT",
     ("denials",): "TIME CLIENT PROGRAM SERVICE DESTINATION PORT RULE",
@@ -102,6 +103,8 @@ COUNTERS = {
     "early_data_lost",
     "exposed",
     "exposed_refused",
+    "datagrams",
+    "conversations",
 }
 
 

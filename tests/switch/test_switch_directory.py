@@ -28,7 +28,7 @@ def table(tmp_path: Path) -> Table:
 
 def test_names_and_addresses(table: Table, tmp_path: Path) -> None:
     table.close()  # one handle a process
-    directory = TableDirectory(str(tmp_path / "table"))
+    directory = TableDirectory(Table(str(tmp_path / "table"), readonly=True))
     assert directory.addresses("web") == ["100.64.3.3"]
     assert directory.addresses("nobody") is None
     assert directory.names("100.64.3.3") == ["a.web", "web"]
@@ -48,7 +48,7 @@ def test_services_that_all_may_find(table: Table, tmp_path: Path) -> None:
         table.put_service(one)
     table.replace_host_rows("b", [row(84, uid=9, host="b")])
     table.close()
-    directory = TableDirectory(str(tmp_path / "table"))
+    directory = TableDirectory(Table(str(tmp_path / "table"), readonly=True))
     assert [port for port in range(78, 86) if directory.serves("web", TCP, port)] == [80]
     assert directory.serves("a.web", TCP, 80)  # one address, one port space
     assert not directory.serves("nobody", TCP, 80)

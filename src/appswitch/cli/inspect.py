@@ -33,6 +33,7 @@ def main(values: Values) -> int:
     services = [
         (
             row["port"],
+            row["protocol"],
             row["host"],
             row["program"],
             row["bound"],
@@ -59,7 +60,10 @@ def main(values: Values) -> int:
             (("WHAT", "VALUE"), facts),
             (("ID", "PID", "USER", "TAGS", "PORTS", "AGE", "COMMAND"), programs),
             (
-                ("PORT", "HOST", "PROGRAM", "BOUND", "ADDRESS", "PUBLISHED", "TRANSPORT", "BALANCE", "WEIGHT", "AGE"),
+                (
+                    *("PORT", "PROTOCOL", "HOST", "PROGRAM", "BOUND", "ADDRESS"),
+                    *("PUBLISHED", "TRANSPORT", "BALANCE", "WEIGHT", "AGE"),
+                ),
                 services,
             ),
             (("PROGRAM", "LOCAL", "PEER", "SIDE", "TRANSPORT"), connections),

@@ -14,6 +14,7 @@ def main(values: Values) -> int:
             row["name"],
             row["vip"],
             row["port"],
+            row["protocol"],
             row["host"],
             row["program"],
             row["bound"],
@@ -25,20 +26,23 @@ def main(values: Values) -> int:
         )
         for row in found
     ]
-    header = ("NAME", "VIP", "PORT", "HOST", "PROGRAM", "BOUND", "ADDRESS", "PUBLISHED", "TAGS", "BALANCE", "AGE")
+    header = (
+        *("NAME", "VIP", "PORT", "PROTOCOL", "HOST", "PROGRAM"),
+        *("BOUND", "ADDRESS", "PUBLISHED", "TAGS", "BALANCE", "AGE"),
+    )
     return report(values, found, header, rows)
 
 
 COMMAND = Command(
     "services",
     "[OPTIONS]",
-    "The services that programs offer, on all hosts of the cluster: one line for each listener.",
+    "The services that programs offer, on all hosts of the cluster: one line for each listener or UDP port.",
     (OUTPUT, RUN_DIR),
     main,
     """
-JSON: [{name, vip, port, instance, program (its id there), bound, address, listener, transport, balance, tags: [text],
-since_s, host (null outside a cluster), weight, uid (of its owner), published: ["ip:port"]}]. bound is the address that
-the program gave to bind(); address the real "ip:port" behind the service, null when it has none; listener names the
-Unix socket below the run directory, null for those of other hosts; published are the ports of this host that lead to
-it (`run --expose`).""",
+JSON: [{name, vip, port, protocol (tcp or udp), instance, program (its id there), bound, address, listener, transport,
+balance, tags: [text], since_s, host (null outside a cluster), weight, uid (of its owner), published: ["ip:port"]}].
+bound is the address that the program gave to bind(); address the real "ip:port" behind the service, null when it has
+none; listener names the Unix socket below the run directory, null for those of other hosts and of UDP; published are
+the ports of this host that lead to it (`run --expose`).""",
 )

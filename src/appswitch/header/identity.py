@@ -105,7 +105,7 @@ def verify(data: bytes, ring: KeyRing, row: Service, windows: Windows) -> Header
     instance, epoch, sender, counter, key_id = _PROOF_VALUE.unpack(proof)
     if not ring.authentic(key_id, data[: length - MAC_SIZE], mac):
         raise Unauthenticated("no key of this cluster made this header")
-    header = Header(client, client_port, server, server_port, _parse_tags(tags), instance, epoch, sender, counter)
+    header = Header(client, client_port, server, server_port, parse_tags(tags), instance, epoch, sender, counter)
     if instance != row.instance or not arrives(row, client, server, server_port):
         raise Misdirected("a header for another service or instance")
     if epoch != row.epoch:
@@ -117,14 +117,20 @@ def verify(data: bytes, ring: KeyRing, row: Service, windows: Windows) -> Header
 
 @lru_cache(maxsize=1024)
 def _tags_field(tags: Tags) -> bytes:
-    value = ",".join([f"{key}={value}" for key, value in tags]).encode()
-    if len(value) > TAGS_MOST:
-        raise ValueError(f"tags of {len(value)} bytes, more than {TAGS_MOST}")
-    return proxy2.field(_TAGS, value)
+    return proxy2.field(_TAGS, tags_text(tags))
 
 
 @lru_cache(maxsize=1024)
-def _parse_tags(value: bytes) -> Tags:
+def tags_text(tags: Tags) -> bytes:
+    """As they travel. ValueError when they are too long."""
+    value = ",".join([f"{key}={value}" for key, value in tags]).encode()
+    if len(value) > TAGS_MOST:
+        raise ValueError(f"tags of {len(value)} bytes, more than {TAGS_MOST}")
+    return value
+
+
+@lru_cache(maxsize=1024)
+def parse_tags(value: bytes) -> Tags:
     """Of an authentic header: so its writer is of the cluster, but perhaps of another version."""
     if len(value) > TAGS_MOST:
         raise Malformed("too many tags")

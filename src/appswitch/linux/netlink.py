@@ -13,7 +13,7 @@ import struct
 _ACK = 0x1 | 0x4  # NLM_F_REQUEST | NLM_F_ACK
 _CREATE = _ACK | 0x400 | 0x200  # … | NLM_F_CREATE | NLM_F_EXCL
 _NLMSG_ERROR = 2
-_RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 20, 24
+_RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 16, 20, 24, 25
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 1, 3, 4, 18, 26, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
@@ -21,7 +21,7 @@ _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_F_NODAD, _FOREVER = 1, 2, 6, 0x02, 0xFFFFFFFF
 _RTA_DST, _RTA_OIF, _RTA_PREFSRC = 1, 4, 7
 _RT_TABLE_MAIN, _RT_TABLE_LOCAL, _RTPROT_BOOT, _RT_SCOPE_LINK = 254, 255, 3, 253
-_RTN_UNICAST, _RTN_LOCAL = 1, 2
+_RTN_UNICAST, _RTN_LOCAL, _RTN_MULTICAST, _RTN_THROW = 1, 2, 5, 9
 _IFF_UP, _IFF_NOARP, _IFF_MULTICAST = 0x1, 0x80, 0x1000
 _RUNNING = 0x40 | 0x10000  # IFF_RUNNING | IFF_LOWER_UP
 
@@ -116,6 +116,21 @@ def default_route_message(index: int, family: int, source: str = "") -> Message:
     if source:
         body += attribute(_RTA_PREFSRC, socket.inet_pton(family, source))
     return _RTM_NEWROUTE, _CREATE, body
+
+
+def no_route_message(family: int, network: str, bits: int) -> Message:
+    """Have a network lead nowhere: what is sent there fails with ENETUNREACH, as without any route."""
+    body = struct.pack("=BBBBBBBBI", family, bits, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, 0, _RTN_THROW, 0)
+    return _RTM_NEWROUTE, _CREATE, body + attribute(_RTA_DST, socket.inet_pton(family, network))
+
+
+def no_multicast_message(index: int) -> Message:
+    """Take away the route for multicast of IPv6 that the kernel gave a device."""
+    body = struct.pack(
+        "=BBBBBBBBI", socket.AF_INET6, 8, 0, 0, _RT_TABLE_LOCAL, 0, 0, _RTN_MULTICAST, 0
+    )
+    body += attribute(_RTA_DST, b"\xff" + bytes(15)) + attribute(_RTA_OIF, struct.pack("=I", index))
+    return _RTM_DELROUTE, _ACK, body
 
 
 class Route:

@@ -1,4 +1,4 @@
-"""One row of the service table: an instance of a service, that is, one listener of one program."""
+"""One row of the service table: an instance of a service, that is, one listener or UDP port of one program."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .address import is_any, is_loopback, is_v4
 from .identity import Tags
 
-TCP = 6
+TCP, UDP = 6, 17
 
 
 @dataclass(frozen=True, slots=True)

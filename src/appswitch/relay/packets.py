@@ -9,7 +9,10 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
+
+from appswitch.model.address import MAPPED, is_v4
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 
@@ -68,6 +71,16 @@ class Datagram:
     payload: bytes
 
 
+def stored(address: bytes) -> bytes:
+    """A packed address as the table has it."""
+    return MAPPED + address if len(address) == 4 else address
+
+
+def packed(address: bytes) -> bytes:
+    """An address of the table as packets have it."""
+    return address[12:] if is_v4(address) else address
+
+
 def text(address: bytes) -> str:
     """A packed address as text."""
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
@@ -123,20 +136,68 @@ def _parse_v6(raw: bytes) -> Packet | None:
     return Packet(raw[:total], raw[8:24], raw[24:40], protocol, at, partial, first)
 
 
+def key(packet: Packet) -> bytes | None:
+    """Addresses and ports of the UDP datagram in `packet`, or in the first part of one: see flows.Key."""
+    if packet.protocol != UDP or not packet.first or len(packet.raw) < packet.at + 8:
+        return None
+    return packet.source + packet.destination + packet.raw[packet.at : packet.at + 4]
+
+
+def fragment(packet: Packet) -> bytes:
+    """What the fragments of one datagram have in common."""
+    identification = packet.raw[4:6] if len(packet.source) == 4 else packet.raw[packet.at - 4 : packet.at]
+    return packet.source + packet.destination + identification
+
+
+def traffic_class(packet: Packet) -> int:
+    """The octet with which its sender marked the packet: ip(7), IP_TOS; ipv6(7), IPV6_TCLASS."""
+    if len(packet.source) == 4:
+        return packet.raw[1]
+    return (packet.raw[0] & 15) << 4 | packet.raw[1] >> 4
+
+
+def udp(
+    source: bytes, source_port: int, destination: bytes, port: int, payload: bytes, traffic_class: int = 0
+) -> bytes | None:
+    """The packet with this UDP datagram; None when `payload` fits no packet."""
+    length = 8 + len(payload)
+    if length > 65535 - (20 if len(source) == 4 else 0):
+        return None
+    header = struct.pack("!HHHH", source_port, port, length, 0)
+    # A sum of zero would mean "no checksum" (RFC 768).
+    check = internet_sum(_pseudo(source, destination, UDP, length) + header + payload) or 0xFFFF
+    return _ip(source, destination, UDP, header[:6] + check.to_bytes(2, "big") + payload, traffic_class)
+
+
 def udp_reply(packet: Packet, payload: bytes) -> bytes | None:
     """The packet that brings `payload` to the sender of the datagram in `packet`, from its destination.
 
     None when `packet` holds no datagram or `payload` fits no packet.
     """
     asked = packet.datagram
-    length = 8 + len(payload)
-    if asked is None or length > 65535 - (20 if len(packet.source) == 4 else 0):
+    if asked is None:
         return None
-    header = struct.pack("!HHHH", asked.port, asked.source_port, length, 0)
-    # A sum of zero would mean "no checksum" (RFC 768).
-    check = _sum(_pseudo(packet.destination, packet.source, UDP, length) + header + payload) or 0xFFFF
-    body = header[:6] + check.to_bytes(2, "big") + payload
-    return _ip(packet.destination, packet.source, UDP, body)
+    return udp(packet.destination, asked.port, packet.source, asked.source_port, payload)
+
+
+class Reason(Enum):
+    """Why a datagram was not delivered, as codes of ICMP and ICMPv6 "destination unreachable".
+
+    A program with a connected socket gets the error of icmp(7) for it; the kernel passes on those alone that are
+    final. PORT: ECONNREFUSED. POLICY: EHOSTUNREACH, by IPv6 EACCES. NOBODY: EHOSTUNREACH, by IPv6 ECONNREFUSED.
+    """
+
+    PORT = 3, 4
+    POLICY = 13, 1
+    NOBODY = 10, 4
+
+
+def unreachable(packet: Packet, reason: Reason) -> bytes | None:
+    """What tells the sender of `packet` that it was not delivered; None where silence is the rule, as in `refusal`."""
+    if not packet.first or not _single(packet.source) or not _single(packet.destination):
+        return None
+    code4, code6 = reason.value
+    return _unreachable_v4(packet, code4) if len(packet.source) == 4 else _unreachable_v6(packet, code6)
 
 
 def refusal(packet: Packet) -> bytes | None:
@@ -180,7 +241,7 @@ def _single(address: bytes) -> bool:
 def _unreachable_v4(packet: Packet, code: int) -> bytes:
     quoted = packet.raw[: _ERROR_V4 - 28]
     head = struct.pack("!BBHI", 3, code, 0, 0)
-    check = _sum(head + quoted)
+    check = internet_sum(head + quoted)
     body = head[:2] + check.to_bytes(2, "big") + head[4:] + quoted
     return _ip(packet.destination, packet.source, ICMP, body)
 
@@ -188,7 +249,7 @@ def _unreachable_v4(packet: Packet, code: int) -> bytes:
 def _unreachable_v6(packet: Packet, code: int) -> bytes:
     quoted = packet.raw[: _ERROR_V6 - 48]
     head = struct.pack("!BBHI", 1, code, 0, 0)
-    check = _sum(_pseudo(packet.destination, packet.source, ICMPV6, 8 + len(quoted)) + head + quoted)
+    check = internet_sum(_pseudo(packet.destination, packet.source, ICMPV6, 8 + len(quoted)) + head + quoted)
     body = head[:2] + check.to_bytes(2, "big") + head[4:] + quoted
     return _ip(packet.destination, packet.source, ICMPV6, body)
 
@@ -208,15 +269,17 @@ def _reset(packet: Packet) -> bytes | None:
         length = len(segment) - header + bool(flags & _SYN) + bool(flags & _FIN)
         sequence, acknowledged, answer = 0, (sequence + length) & 0xFFFFFFFF, _RST | _ACK
     head = struct.pack("!HHIIBBHHH", port, source_port, sequence, acknowledged, 5 << 4, answer, 0, 0, 0)
-    check = _sum(_pseudo(packet.destination, packet.source, TCP, 20) + head)
+    check = internet_sum(_pseudo(packet.destination, packet.source, TCP, 20) + head)
     return _ip(packet.destination, packet.source, TCP, head[:16] + check.to_bytes(2, "big") + head[18:])
 
 
-def _ip(source: bytes, destination: bytes, protocol: int, body: bytes) -> bytes:
+def _ip(source: bytes, destination: bytes, protocol: int, body: bytes, traffic_class: int = 0) -> bytes:
     if len(source) == 16:
-        return struct.pack("!IHBB", 6 << 28, len(body), protocol, _HOPS) + source + destination + body
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 0, 0, _HOPS, protocol, 0) + source + destination
-    return head[:10] + _sum(head).to_bytes(2, "big") + head[12:] + body
+        first = 6 << 28 | traffic_class << 20
+        return struct.pack("!IHBB", first, len(body), protocol, _HOPS) + source + destination + body
+    head = struct.pack("!BBHHHBBH", 0x45, traffic_class, 20 + len(body), 0, 0, _HOPS, protocol, 0)
+    head += source + destination
+    return head[:10] + internet_sum(head).to_bytes(2, "big") + head[12:] + body
 
 
 def _pseudo(source: bytes, destination: bytes, protocol: int, length: int) -> bytes:
@@ -225,7 +288,7 @@ def _pseudo(source: bytes, destination: bytes, protocol: int, length: int) -> by
     return source + destination + struct.pack("!HH", protocol, length)
 
 
-def _sum(data: bytes) -> int:
+def internet_sum(data: bytes) -> int:
     """The Internet checksum (RFC 1071): the complement of the ones' complement sum of the 16-bit words."""
     if len(data) & 1:
         data += b"\0"

@@ -1,14 +1,17 @@
-"""The relay: one process and one thread that reads the programs' devices, answers DNS and refuses the rest.
+"""The relay: one process and one thread that reads the programs' devices, carries UDP and answers DNS.
 
 The supervisor tells it about programs over the control socket (SOCK_SEQPACKET), in JSON with descriptors:
 
     {"op": "attach", "id": ..., "kind": "tun" | "packet", "vips": [...]}    device, then UDP sockets on the
                                                                             program's loopback, port 53
     {"op": "detach", "id": ...}
+    {"op": "node", ...}             this host as a member of a cluster (trap.options.Node); answered by {"op": "node"}
 
 An attach may carry "name", what the log calls the program, and "expected", names with the addresses that they are
-answered with to this program while nobody has them: those that it waits for. The end of the control socket ends the
-relay. With nothing to do the process sleeps without a timer.
+answered with to this program while nobody has them: those that it waits for. With "identity" ({"name", "vip" in hex,
+"tags", "uid", "named"}), "egress", "balance" and "since" the program's datagrams are carried, without all but DNS is
+refused; "diag": the last descriptor is a sock_diag socket of the program's namespace. The end of the control socket
+ends the relay. With nothing to do the process sleeps without a timer.
 """
 
 from __future__ import annotations
@@ -31,12 +34,17 @@ from appswitch.dns.answers import Directory, Drop, Expecting, Reply, decide
 from appswitch.dns.forward import Forwarder, Stats
 from appswitch.linux import device
 from appswitch.relay import packets, streams
+from appswitch.relay.datagrams import Datagrams
+from appswitch.relay.hosts import Here
 from appswitch.relay.loop import Loop
+from appswitch.relay.program import Program
 from appswitch.relay.refusals import Refusals
 from appswitch.relay.resolver_file import ResolverFile
+from appswitch.table.store import Table
 
 DNS_PORT = 53
 DRAIN = 64  # packets of one device in a turn of the loop: the others' turn comes whatever one program sends
+FRESH = 8  # packets that one counts as which begins a conversation
 
 log = logging.getLogger("appswitch.relay")
 
@@ -45,7 +53,7 @@ Deliver = Callable[[bytes | None], None]
 
 def run(
     control: socket.socket,
-    open_directory: Callable[[], Directory],
+    open_table: Callable[[], tuple[Directory, Table | None]],
     *,
     domain: str,
     virtual_range: str,
@@ -56,69 +64,30 @@ def run(
 ) -> NoReturn:
     """Serve until the supervisor closes `control`, then exit with 0.
 
-    `open_directory` is called once, in this process. `virtual_range`: CIDR notation. `run_dir`: where the
-    socket for DNS over TCP goes, and the resolver file that programs see. `upstreams`: numeric addresses to ask
-    instead of the host's resolvers. `host_file`: the host's resolv.conf, followed as it changes.
+    `open_table` is called once, in this process; without a table only DNS is carried. `virtual_range`: CIDR notation.
+    `run_dir`: where the socket for DNS over TCP goes, and the resolver file that programs see. `upstreams`: numeric
+    addresses to ask instead of the host's resolvers. `host_file`: the host's resolv.conf, followed as it changes.
     Raises OSError when the socket cannot be made, ValueError when an upstream is no address.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    directory, table = open_table()
     relay = Relay(
         control,
-        open_directory(),
+        directory,
         domain=domain,
         virtual_range=virtual_range,
         run_dir=run_dir,
         upstreams=upstreams,
         stats=stats,
         host_file=host_file,
+        table=table,
     )
     try:
         relay.serve()
     finally:
         relay.close()
     raise SystemExit(0)
-
-
-class Program:
-    """An attached program: its device, its addresses (packed), and its sockets for DNS on loopback."""
-
-    def __init__(self, message: dict[str, Any], fds: list[int]) -> None:
-        """Takes over `fds` if it returns. KeyError, TypeError, ValueError or OSError: a bad message."""
-        self.id = str(message["id"])
-        self.name = str(message.get("name") or self.id)
-        self.kind = str(message["kind"])
-        if self.kind not in (device.TUN, device.PACKET) or not fds:
-            raise ValueError(f"no device, or of unknown kind {self.kind!r}")
-        expected = dict(message.get("expected") or {})
-        self.expected = {str(name): str(address) for name, address in expected.items()}
-        self.addresses = {_packed(text) for text in message["vips"]}
-        self.fd = fds[0]
-        self.sockets: list[socket.socket] = []
-        try:
-            for fd in fds[1:]:
-                self.sockets.append(socket.socket(fileno=fd))
-            os.set_blocking(self.fd, False)
-        except OSError:
-            for sock in self.sockets:
-                sock.detach()
-            raise
-
-    def may_send_from(self, address: bytes) -> bool:
-        """Whether packets of this program may come from `address`.
-
-        Besides its own: loopback and IPv6 link-local addresses, its source where it has none of the family.
-        They mean nothing outside its namespace.
-        """
-        if address in self.addresses:
-            return True
-        if len(address) == 4:
-            return address[0] == 127
-        return address[0] == 0xFE and address[1] & 0xC0 == 0x80
-
-
-def _packed(text: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
 
 
 class Relay:
@@ -135,6 +104,7 @@ class Relay:
         upstreams: list[str] | None,
         stats: Stats,
         host_file: str = resolv_conf.HOST,
+        table: Table | None = None,
     ) -> None:
         self._control, self._directory, self._stats = control, directory, stats
         self._domain, self._virtual_range = domain, virtual_range
@@ -145,6 +115,9 @@ class Relay:
         self._streams = streams.Streams(self._loop, path, self._resolve_stream)
         self._programs: dict[str, Program] = {}
         self._refusals = Refusals()
+        self._datagrams: Datagrams | None = None
+        if table is not None:
+            self._datagrams = Datagrams(self._loop, table, stats, virtual_range, run_dir, self._write)
         self._ended = False
         control.setblocking(False)
         self._loop.watch(control.fileno(), select.EPOLLIN, self._on_control)
@@ -152,15 +125,21 @@ class Relay:
     def serve(self) -> None:
         """Work until the control socket ends."""
         while not self._ended:
-            timers = (self._forwarder.timeout(), self._streams.timeout())
+            timers = [self._forwarder.timeout(), self._streams.timeout()]
+            if self._datagrams is not None:
+                timers.append(self._datagrams.timeout())
             self._loop.turn(min((timer for timer in timers if timer is not None), default=None))
             self._forwarder.expire()
             self._streams.expire()
+            if self._datagrams is not None:
+                self._datagrams.expire()
 
     def close(self) -> None:
         """Give everything back but the control socket."""
         for program in list(self._programs.values()):
             self._detach(program)
+        if self._datagrams is not None:
+            self._datagrams.close()
         self._forwarder.close()
         self._streams.close()
         self._loop.close()
@@ -189,6 +168,12 @@ class Relay:
 
     def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
         """Do what the message says; takes from `fds` the descriptors that it keeps."""
+        if message["op"] == "node":
+            if self._datagrams is not None:
+                self._datagrams.join(Here.of(message))
+            # All of this host is to go by a new key before the others are told of it.
+            self._control.send(json.dumps({"op": "node"}).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return
         old = self._programs.get(str(message["id"]))
         if message["op"] == "attach":
             program = Program(message, fds)
@@ -212,14 +197,20 @@ class Relay:
         self._loop.watch(program.fd, select.EPOLLIN, partial(self._on_device, program))
         for sock in program.sockets:
             self._loop.watch(sock.fileno(), select.EPOLLIN, partial(self._on_socket, program, sock))
+        if self._datagrams is not None:
+            self._datagrams.attach(program)
 
     def _detach(self, program: Program) -> None:
         self._programs.pop(program.id, None)
+        if self._datagrams is not None:
+            self._datagrams.detach(program)
         self._refusals.forget(program.id)
         self._drop_device(program)
         for sock in program.sockets:
             self._loop.forget(sock.fileno())
             sock.close()
+        if program.diag is not None:
+            program.diag.socket.close()
 
     def _drop_device(self, program: Program) -> None:
         if program.fd >= 0:
@@ -230,7 +221,8 @@ class Relay:
     # ---- packets ----
 
     def _on_device(self, program: Program, _events: int) -> None:
-        for _ in range(DRAIN):
+        left = DRAIN
+        while left > 0:
             if program.fd < 0:
                 return
             try:
@@ -243,17 +235,29 @@ class Relay:
                     self._drop_device(program)
                 return
             packet = packets.parse(raw)
+            left -= 1
             if packet is not None and not packets.is_group(packet.destination):
-                self._on_packet(program, packet)
+                left -= FRESH * self._on_packet(program, packet)
 
-    def _on_packet(self, program: Program, packet: packets.Packet) -> None:
+    def _on_packet(self, program: Program, packet: packets.Packet) -> bool:
+        """Whether a conversation began, which takes longer."""
         if not program.may_send_from(packet.source):
             self._stats.add("spoofed")
-            return
-        datagram = packet.datagram
-        if datagram is not None and datagram.port == DNS_PORT:
-            self._resolve(datagram.payload, program.id, False, partial(self._reply, program, packet))
-            return
+            return False
+        if packet.port == DNS_PORT and packet.protocol == packets.UDP:
+            datagram = packet.datagram
+            if datagram is not None:
+                self._resolve(datagram.payload, program.id, False, partial(self._reply, program, packet))
+                return False
+        elif self._datagrams is not None and program.identity is not None:
+            if packet.protocol == packets.UDP:
+                return self._datagrams.carry(program, packet)
+            if packet.protocol in (packets.ICMP, packets.ICMPV6):
+                self._datagrams.complain(program, packet)
+        self._refuse(program, packet)
+        return False
+
+    def _refuse(self, program: Program, packet: packets.Packet) -> None:
         refusal = packets.refusal(packet)
         if refusal is not None:
             self._stats.add("datagrams_refused")
@@ -268,7 +272,7 @@ class Relay:
                 destination = f"[{destination}]" if ":" in destination else destination
                 destination += f":{packet.port}"
             log.info(
-                "%s from %s (%s) to %s refused: only DNS is carried so far",
+                "%s from %s (%s) to %s refused: such are not carried",
                 {packets.UDP: "datagram", packets.TCP: "TCP segment"}.get(packet.protocol, "packet"),
                 program.name,
                 packets.text(packet.source),

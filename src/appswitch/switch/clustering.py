@@ -50,11 +50,12 @@ class Clustering:
         keeping: Keeping,
         staff: Staff,
         workers: Sequence[Child],
+        relay: Child,
     ) -> None:
         self._run_dir, self._memory = run_dir, memory
         self.router = router
-        self._keeping, self._staff, self._workers = keeping, staff, workers
-        #: How many words about this host each worker has not answered yet.
+        self._keeping, self._staff, self._workers, self._relay = keeping, staff, workers, relay
+        #: How many words about this host each worker, and the relay, has not answered yet.
         self._unanswered: Counter[Child] = Counter()
         self.membership: Membership | None = None
         self._node = Node()
@@ -244,7 +245,7 @@ class Clustering:
             self._tell_workers()
 
     def _tell_workers(self) -> None:
-        for child in self._workers:
+        for child in (*self._workers, self._relay):
             self._tell_worker(child)
 
     def _tell_worker(self, child: Child) -> None:
@@ -253,12 +254,12 @@ class Clustering:
             self._staff.tell(child, 0, self._node.message())
 
     def greet_worker(self, child: Child) -> None:
-        """A worker has been started: tell it what this host is."""
+        """A worker, or the relay, has been started: tell it what this host is."""
         if self._node.host:
             self._tell_worker(child)
 
     def worker_heard(self, child: Child) -> None:
-        """A worker goes by what it was told."""
+        """A worker, or the relay, goes by what it was told."""
         self._unanswered[child] = max(0, self._unanswered[child] - 1)
         self._confirm()
 

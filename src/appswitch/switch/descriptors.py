@@ -18,7 +18,7 @@ _COUNTS: dict[str, tuple[int, ...]] = {
     "listener": (1,),
     "device": (1,),
     "acceptors": (1, 2, 3),
-    "diags": (2,),
+    "diags": (3,),
     "dns": tuple(range(9)),
     "trace": (0, 1),
 }

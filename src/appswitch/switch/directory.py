@@ -8,10 +8,10 @@ from ..table.store import Table
 
 
 class TableDirectory:
-    """Opened by the process that asks."""
+    """On a table that the process which asks has open."""
 
-    def __init__(self, path: str) -> None:
-        self._table = Table(path, readonly=True)
+    def __init__(self, table: Table) -> None:
+        self._table = table
 
     def addresses(self, name: str) -> list[str] | None:
         vip = self._table.vip_of(name)

@@ -16,18 +16,20 @@ Row = dict[str, Any]
 _DENIALS = 20
 
 
-def select(text: str, entries: list[Entry], services: list[Row], table: Table) -> tuple[list[Entry], list[Row]]:
+def select(
+    text: str, entries: list[Entry], services: list[Row], table: Table, own: str | None
+) -> tuple[list[Entry], list[Row]]:
     """The programs of this host, and the services of all, that a name, virtual IP, program id, pid or instance means.
 
-    SwitchError when it means nothing.
+    SwitchError when it means nothing. `own`: this host's name in a cluster.
     """
     if text.isascii() and text.isdecimal():
         number = int(text)
         for entry in entries:
             if number in (entry.number, entry.pid):
-                return [entry], [row for row in services if row["listener"] and row["program"] == entry.number]
+                return [entry], [row for row in services if row["host"] == own and row["program"] == entry.number]
         rows = [row for row in services if row["instance"] == number]
-        programs = {row["program"] for row in rows if row["listener"]}
+        programs = {row["program"] for row in rows if row["host"] == own}
         if rows:
             return [entry for entry in entries if entry.number in programs], rows
     vip = name = None

@@ -5,6 +5,7 @@
     switch.log     what its processes had to say
     table/ stats/ state/ l/   the service table, counters, what outlives a worker, listeners' sockets
     router.sock    where writers of the table tell the router what they changed
+    udp.sock       where workers tell the relay which UDP sockets were bound
     dns.sock resolv.conf      the resolver, and what programs see as /etc/resolv.conf
 """
 
@@ -19,7 +20,7 @@ ENVIRONMENT = "APPSWITCH_RUN_DIR"
 #: sun_path holds 108 bytes, the last of them a zero (unix(7)).
 _SUN_PATH = 107
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_SOCKETS = ("control.sock", "dns.sock", "dns.sock.new", "router.sock")
+_SOCKETS = ("control.sock", "dns.sock", "dns.sock.new", "udp.sock", "router.sock")
 _KNOWN_FILES = (*_SOCKETS, "resolv.conf", "switch.log", "switch.log.old")
 _KNOWN_DIRECTORIES = ("table", "stats", "state", "l")
 

@@ -27,6 +27,9 @@ from .staff import Staff
 
 log = logging.getLogger("appswitch.supervisor")
 
+#: Which of a program's sock_diag sockets is the relay's: each has one reader.
+_DIAG_OF_RELAY = 2
+
 
 class Programs:
     """`clustered` tells whether other hosts' claims count. `left` is called when a program has ended or a claim was
@@ -218,6 +221,7 @@ class Programs:
         return min(range(self._shared), key=lambda i: (not self._workers[i].alive, loads[i], i))
 
     def _introduce_to_relay(self, entry: Entry) -> None:
+        diags = entry.fds["diags"][_DIAG_OF_RELAY:]  # none of a program that an older version started
         message = {
             "op": "attach",
             "id": str(entry.number),
@@ -225,21 +229,19 @@ class Programs:
             "vips": [unpack(entry.identity.vip)],
             "name": entry.identity.label,
             "expected": {wanted.name: unpack(wanted.vip) for wanted in entry.options.wait_for},
+            "identity": _who(entry),
+            "egress": entry.options.egress,
+            "balance": entry.options.balance,
+            "since": entry.since,
+            "diag": bool(diags),
         }
-        self._staff.tell(self._relay, entry.number, message, entry.fds["device"] + entry.fds["dns"])
+        self._staff.tell(self._relay, entry.number, message, entry.fds["device"] + entry.fds["dns"] + diags)
 
     def _introduce_to_worker(self, entry: Entry, *, again: bool) -> None:
-        who = entry.identity
         message: dict[str, Any] = {
             "op": "attach",
             "number": entry.number,
-            "identity": {
-                "name": who.name,
-                "vip": who.vip.hex(),
-                "tags": [list(pair) for pair in who.tags],
-                "uid": who.uid,
-                "named": who.named,
-            },
+            "identity": _who(entry),
             "options": entry.options.message(),
             "ports": [list(place) for place in entry.places],
             "traced": bool(entry.fds["trace"]),
@@ -369,3 +371,15 @@ class Programs:
         for fd in fds:
             os.close(fd)  # now; nobody watches it
         self._forks.when_closed(lambda: self._staff.tell(child, 0, {"op": "forgotten", "key": key}))
+
+
+def _who(entry: Entry) -> dict[str, Any]:
+    """Its identity, as the relay and the workers are told it."""
+    who = entry.identity
+    return {
+        "name": who.name,
+        "vip": who.vip.hex(),
+        "tags": [list(pair) for pair in who.tags],
+        "uid": who.uid,
+        "named": who.named,
+    }

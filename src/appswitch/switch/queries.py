@@ -19,7 +19,7 @@ from .. import __version__
 from ..linux import features, sock_diag
 from ..model.address import show, unpack
 from ..model.identity import Tags
-from ..model.service import Service
+from ..model.service import TCP, UDP, Service
 from ..table import counters
 from ..table.store import Table
 from ..trap.sockets import KINDS, OF_HOST, UNIX, End, read_ends
@@ -28,6 +28,7 @@ from .paths import SwitchError
 from .view import View
 
 Row = dict[str, Any]
+_PROTOCOLS = {TCP: "tcp", UDP: "udp"}
 
 def answer(view: View, operation: str, message: dict[str, Any]) -> Any:
     """The document for one operation; SwitchError when there is nothing of the kind that was asked for."""
@@ -103,12 +104,22 @@ def live_services(table: Table) -> list[Service]:
         return []
     with sock_diag.open_socket() as netlink:
         listeners = sock_diag.unix_listeners(netlink)
-    return [row for row in rows if listeners.get(row.cookie)]
+    return [row for row in rows if row.proto == UDP or listeners.get(row.cookie)]
+
+
+def _own(view: View) -> str | None:
+    """This host's name in its cluster."""
+    return view.cluster["name"] if view.cluster else None
+
+
+def _is_published(row: Service) -> bool:
+    """Can a port of this host lead to it?"""
+    return not row.remote and row.proto == TCP
 
 
 def services(view: View, table: Table) -> list[Row]:
     now = time.time()
-    own = view.cluster["name"] if view.cluster else None
+    own = _own(view)
     rows = live_services(table) + [row for row in table.all_services() if row.remote]
     places = {entry.number: entry.places for entry in view.entries}
     return [
@@ -116,6 +127,7 @@ def services(view: View, table: Table) -> list[Row]:
             "name": row.name,
             "vip": unpack(row.vip),
             "port": row.port,
+            "protocol": _PROTOCOLS.get(row.proto, str(row.proto)),
             "instance": row.instance,
             "program": row.program,
             "bound": unpack(row.bound),
@@ -128,9 +140,9 @@ def services(view: View, table: Table) -> list[Row]:
             "host": row.host or own,
             "weight": row.weight,
             "uid": row.uid,
-            "published": [] if row.remote else [str(p) for p in places.get(row.program, ()) if p.is_for(row)],
+            "published": [str(p) for p in places.get(row.program, ()) if p.is_for(row)] if _is_published(row) else [],
         }
-        for row in sorted(rows, key=lambda row: (row.vip, row.port, row.since, row.host, row.instance))
+        for row in sorted(rows, key=lambda row: (row.vip, row.port, row.proto, row.since, row.host, row.instance))
     ]
 
 
@@ -139,7 +151,7 @@ def inspect(view: View, table: Table, message: dict[str, Any]) -> Row:
     target = message.get("target")
     if not isinstance(target, str):
         raise SwitchError("the request is not as this switch knows it: use `appswitch` of the same version")
-    entries, rows = inspection.select(target, view.entries, services(view, table), table)
+    entries, rows = inspection.select(target, view.entries, services(view, table), table, _own(view))
     chosen = replace(view, entries=entries)
     return inspection.compose(
         entries, programs(chosen, live_services(table)), rows, connections(chosen), denials(view, table)

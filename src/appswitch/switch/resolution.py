@@ -13,7 +13,7 @@ from ..model.egress import Nobody, Virtual, leave
 from ..model.identity import Identity, Refusal, behind, check_name, check_tags, link_local
 from ..model.policy import check
 from ..model.resolve import Deny, Reach, Refuse, resolve, where
-from ..model.service import Service
+from ..model.service import TCP, Service
 from ..table.store import Table
 from ..trap import options
 from ..trap.delivery import Buffers
@@ -30,7 +30,7 @@ def resolution(view: View, table: Table, live: list[Service], message: dict[str,
     """The document; SwitchError when nobody has the name, or the request is not right. `live`: this host's rows."""
     name, vip, port = _target(table, view.entries, message.get("target"))
     client, entry = _client(view.entries, message)
-    ports = [port] if port else sorted({row.port for row in table.under(vip)})
+    ports = [port] if port else sorted({row.port for row in table.under(vip) if row.proto == TCP})
     if name is None and not ports:
         raise SwitchError(f"a port is wanted for an address that nobody serves: {unpack(vip)} and :PORT")
     cookies = {row.cookie for row in live}

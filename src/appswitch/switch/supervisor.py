@@ -25,6 +25,7 @@ from ..relay import relay
 from ..relay.resolver_file import ResolverFile
 from ..table import store
 from ..table.counters import Counters
+from ..table.store import Table
 from ..trap import loop as trap_loop
 from ..trap.options import WorkerSettings
 from . import clustering, control, descriptors, paths, queries, vigil, wire
@@ -92,6 +93,7 @@ class Supervisor:
             self._keeping,
             self._staff,
             self._workers,
+            self._relay,
         )
         self._programs = Programs(
             settings.run_dir,
@@ -341,6 +343,7 @@ class Supervisor:
     def _greet(self, child: Child) -> None:
         """A child has been started: tell it what is its concern."""
         if child is self._relay:
+            self._clustering.greet_worker(child)
             self._programs.greet_relay()
         elif child is self._clustering.router:
             self._clustering.introduce()
@@ -360,11 +363,13 @@ class Supervisor:
         self._loop.close(fds)
         if child is self._clustering.router:
             self._clustering.heard(message)
+        elif message.get("op") == "node":
+            self._clustering.worker_heard(child)
 
     def _ended(self, child: Child) -> bool:
         """Whether it is to be started again."""
         self._watchdog.forget(child)
-        if child in self._workers:
+        if child in self._workers or child is self._relay:
             self._clustering.worker_ended(child)
         if self._stopping:
             return False
@@ -411,13 +416,17 @@ class Supervisor:
     def _be_relay(self, ours: socket.socket) -> NoReturn:
         relay.run(
             ours,
-            partial(TableDirectory, self._run_dir.table),
+            self._open_table,
             domain=DOMAIN,
             virtual_range=str(self._settings.network),
             run_dir=self._run_dir.path,
             upstreams=list(self._settings.upstreams) or None,
             stats=Counters(f"{self._run_dir.stats}/relay"),
         )
+
+    def _open_table(self) -> tuple[TableDirectory, Table]:
+        table = Table(self._run_dir.table)  # one in a process
+        return TableDirectory(table), table
 
     def _be_router(self, ours: socket.socket) -> NoReturn:
         os.umask(0o022)  # compiled modules that Python keeps beside the sources are for every user

@@ -128,14 +128,20 @@ class Table:
     # services -------------------------------------------------------------------------------------
 
     def lookup(
-        self, vip: bytes, port: int, proto: int = TCP, client: Identity | None = None
+        self,
+        vip: bytes,
+        port: int,
+        proto: int = TCP,
+        client: Identity | None = None,
+        more: Iterable[Service] = (),
     ) -> tuple[list[Service], bool]:
         """Every instance under (virtual IP, port) on any host, this one's first, and whether anybody has that IP.
 
         Left out are those whose claim to the virtual IP is barred (model.claims), unless the client is of theirs.
+        `more`: instances of this host that have no rows, to be taken as if they had.
         """
         prefix = service_prefix(vip, port, proto)
-        rows = []
+        rows = list(more)
         with self._env.begin() as txn:
             cursor = txn.cursor(self._services)
             if cursor.set_range(prefix):
@@ -187,11 +193,12 @@ class Table:
             txn.delete(_ID.pack(read_service(value).program) + key, db=self._own)
         return value is not None
 
-    def services(self, program: int | None = None) -> list[Service]:
-        """This host's rows, all or those of one program."""
+    def services(self, program: int | None = None, proto: int | None = None) -> list[Service]:
+        """This host's rows, all or those of one program, of all protocols or one."""
         with self._env.begin() as txn:
             values = (txn.get(key, db=self._services) for key in self._own_keys(program, txn))
-            return [decode_service(value) for value in values if value is not None]
+            rows = [decode_service(value) for value in values if value is not None]
+        return [row for row in rows if proto in (None, row.proto)]
 
     def _own_keys(self, program: int | None, txn: Any) -> list[bytes]:
         prefix = b"" if program is None else _ID.pack(program)

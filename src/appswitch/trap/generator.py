@@ -73,7 +73,7 @@ def confine(plan: Plan) -> Handover:
         raise GeneratorError(f"AppSwitch knows x86_64 and aarch64, not {arch.MACHINE}: run it on such a machine")
     try:
         around = surroundings.build(plan)
-        diags = [sock_diag.open_socket().detach() for _ in range(2)]
+        diags = [sock_diag.open_socket().detach() for _ in range(3)]
         landlock.deny_tcp_connect()
     except surroundings.SurroundingsError as error:
         raise GeneratorError(str(error)) from None
@@ -94,7 +94,7 @@ def confine(plan: Plan) -> Handover:
     acceptors = [fd for fd in (around.acceptor_v4, around.acceptor_v6, around.acceptor_mapped) if fd >= 0]
     return Handover(
         [listener, around.device_fd, *acceptors, *diags, *around.dns],
-        {"listener": 1, "device": 1, "acceptors": len(acceptors), "diags": 2, "dns": len(around.dns)},
+        {"listener": 1, "device": 1, "acceptors": len(acceptors), "diags": len(diags), "dns": len(around.dns)},
         {"kind": around.device_kind, "ifindex": around.device_ifindex},
     )
 

@@ -22,7 +22,7 @@ from ..linux.seccomp import Call
 from ..linux.view import View
 from ..model import balance
 from ..model.address import MAPPED, unpack
-from ..model.service import Service
+from ..model.service import TCP, Service
 from ..table.store import Table
 from . import real_port
 from .events import Events
@@ -132,7 +132,7 @@ class Listeners:
     def _take_in(self, cookie: int, sock: View) -> Listener | None:
         name = sock.getsockname()
         if isinstance(name, str) and name.startswith("l/"):  # as no path of the program's own is: see listen.py
-            for row in self._table.services():
+            for row in self._table.services(proto=TCP):
                 if row.cookie == cookie:
                     listener = self._guests[cookie] = self._of_row(row, [])
                     return listener
@@ -202,7 +202,7 @@ class Listeners:
         this worker's to close.
         """
         live = self.live()
-        for row in self._table.services(program.number):
+        for row in self._table.services(program.number, TCP):
             fds = kept.pop(_key(row.cookie), [])
             listener = self._of_row(row, fds)
             self._by_cookie[row.cookie] = listener

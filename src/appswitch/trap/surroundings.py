@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 from appswitch.linux import device, namespace, netlink
@@ -32,6 +33,8 @@ _TAKEN_OVER = ("net/unix/max_dgram_qlen", "net/ipv4/ip_local_port_range")
 # With no virtual IPv6 address, queries to IPv6 resolvers need a source to which answers can come back. It is
 # a deprecated one, so that getaddrinfo(3) does not take IPv6 for the better way to anywhere.
 _LINK_LOCAL = "fe80::1"
+# Multicast, the reserved class E and the broadcast address in it; multicast of IPv6.
+_GROUPS4, _GROUPS6 = "224.0.0.0", "ff00::"
 _NO_REMEDY = "AppSwitch does not know why; report it with the output of `uname -a`"
 
 
@@ -141,7 +144,11 @@ def _connect_device(route: netlink.Route, index: int, addresses: list[str], *, i
         # With no other IPv4 address loopback's own must do; by this the kernel lets it cross the device.
         source = "127.0.0.1"
         _write_sysctl(f"net/ipv4/conf/{DEVICE}/route_localnet", "1")
-    messages = [netlink.default_route_message(index, socket.AF_INET, source)]
+    # A group is nobody's here: to send to one fails at once, ENETUNREACH, as on a host without a way for it.
+    messages = [
+        netlink.default_route_message(index, socket.AF_INET, source),
+        netlink.no_route_message(socket.AF_INET, _GROUPS4, 3),
+    ]
     if ipv6:
         _write_sysctl(f"net/ipv6/conf/{DEVICE}/accept_ra", "0")  # else it would ask for a router
         source = next((address for address in addresses if ":" in address), "")
@@ -149,7 +156,11 @@ def _connect_device(route: netlink.Route, index: int, addresses: list[str], *, i
             source = _LINK_LOCAL
             messages += _address_messages(index, source, deprecated=True)
         messages.append(netlink.default_route_message(index, socket.AF_INET6, source))
+        messages.append(netlink.no_route_message(socket.AF_INET6, _GROUPS6, 8))
     route.ask(*messages)
+    if ipv6:
+        with suppress(OSError):  # there is none on a kernel without multicast
+            route.ask(netlink.no_multicast_message(index))
 
 
 def _address_messages(index: int, address: str, *, deprecated: bool = False) -> list[netlink.Message]:

@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +25,7 @@ from ..model.egress import Virtual
 from ..model.resolve import Decision, resolve, where
 from ..model.service import Service
 from ..table.counters import Counters
+from ..table.poke import Poke
 from ..table.store import Table
 from . import delivery, real_port
 from .events import Events
@@ -45,6 +47,7 @@ log = logging.getLogger("appswitch.worker")
 _TABLE_ABOVE = 1000
 _TCP_CLOSE, _TCP_LISTEN = 7, 10
 _DECISIONS_KEPT = 10_000
+_UDP_BIND = struct.Struct("!QQ")  # as relay.bound has it
 _PORTS_KEPT = 65_536
 #: Seconds that must have been well before another shortage is told.
 _SHORT_TOLD_EVERY = 60.0
@@ -89,6 +92,7 @@ class Worker:
         self.ends = Ends(settings.ends, self._live_ends)
         self._others = settings.others_ends
         self.alone = not self._others
+        self._udp_bound = Poke("udp.sock")
 
         def at_real_port(listener: Listener) -> None:
             try:
@@ -223,6 +227,10 @@ class Worker:
 
     def new_instance(self, program: Program) -> int:
         return program.number << 24 | next(self._instances) & 0xFFFFFF
+
+    def udp_bound(self, program: Program, cookie: int) -> None:
+        """Tell the relay, which looks what is bound (relay.bound)."""
+        self._udp_bound([_UDP_BIND.pack(program.number, cookie)])
 
     def forget_program(self, program: Program) -> None:
         """Its last process has ended."""

@@ -10,7 +10,8 @@ import sys
 def usable(path):
     try:
         if stat.S_ISSOCK(os.stat(path).st_mode):
-            kind = socket.SOCK_SEQPACKET if path.endswith("dns.sock") else socket.SOCK_STREAM
+            kinds = {"dns.sock": socket.SOCK_SEQPACKET, "udp.sock": socket.SOCK_DGRAM}
+            kind = kinds.get(os.path.basename(path), socket.SOCK_STREAM)
             with socket.socket(socket.AF_UNIX, kind) as sock:
                 sock.connect(path)
         elif os.path.isdir(path):

@@ -1,17 +1,18 @@
 """bind(2): native, in the program's own namespace, whose `lo` carries the virtual IP.
 
-Only port 0 is answered here: the ephemeral port must be one that no other program of the same virtual IP serves,
-or the two would be taken for instances of one service.
+Of TCP only port 0 is answered here: the ephemeral port must be one that no other program of the same virtual IP serves,
+or the two would be taken for instances of one service. UDP has no listen(): its bind() is when a service begins.
 """
 
 from __future__ import annotations
 
 import errno
-from socket import AF_INET, AF_INET6, SO_DOMAIN, SO_TYPE, SOCK_STREAM, SOL_SOCKET
+from socket import AF_INET, AF_INET6, IPPROTO_UDP, SO_DOMAIN, SO_TYPE, SOCK_STREAM, SOL_SOCKET
 
 from ...linux import libc, sockaddr
 from ...linux.seccomp import Call
 from ...linux.view import release
+from ..filter import SO_PROTOCOL
 from ..program import Borrowed, Failure, Program, as_int, cookie_of, is_of_host
 from ..worker import Worker
 
@@ -29,7 +30,10 @@ def bind(worker: Worker, program: Program, call: Call) -> None:
     try:
         family = sock.getsockopt(SOL_SOCKET, SO_DOMAIN)
         if family not in (AF_INET, AF_INET6) or sock.getsockopt(SOL_SOCKET, SO_TYPE) != SOCK_STREAM:
-            program.proceed(call)
+            if family in (AF_INET, AF_INET6) and sock.getsockopt(SOL_SOCKET, SO_PROTOCOL) == IPPROTO_UDP:
+                _bind_udp(worker, program, call, sock)
+            else:
+                program.proceed(call)
             return
         if is_of_host(sock):
             raise Failure(errno.EINVAL)  # never: it would take a port of the host
@@ -46,13 +50,36 @@ def bind(worker: Worker, program: Program, call: Call) -> None:
         cookie = cookie_of(sock)
         if cookie not in program.bound_unheard:
             bind_ephemeral(worker, program, sock, raw)
-        program.bound_unheard.discard(cookie)
-        if not program.reply(call):
-            if len(program.bound_unheard) >= _KEPT:
-                program.bound_unheard.clear()
-            program.bound_unheard.add(cookie)  # interrupted: the call comes again
+        _reply(program, call, cookie)
     finally:
         release(sock)
+
+
+def _bind_udp(worker: Worker, program: Program, call: Call, sock: Borrowed) -> None:
+    """As the kernel would, and the relay hears of it before the program does: other hosts are to know, too."""
+    length = as_int(call.a2)
+    if is_of_host(sock):
+        raise Failure(errno.EINVAL)  # never: it would take a port of the host
+    if not 2 <= length <= sockaddr.LARGEST:
+        program.proceed(call)
+        return
+    raw = program.read(call, call.a1, length)
+    cookie = cookie_of(sock)
+    if cookie not in program.bound_unheard:
+        code = raw_bind(sock.fileno(), raw)
+        if code:
+            raise Failure(code)
+        if raw[2:4] != b"\0\0":
+            worker.udp_bound(program, cookie)
+    _reply(program, call, cookie)
+
+
+def _reply(program: Program, call: Call, cookie: int) -> None:
+    program.bound_unheard.discard(cookie)
+    if not program.reply(call):
+        if len(program.bound_unheard) >= _KEPT:
+            program.bound_unheard.clear()
+        program.bound_unheard.add(cookie)  # interrupted: the call comes again
 
 
 def bind_ephemeral(worker: Worker, program: Program, sock: Borrowed, raw: bytes) -> None:

@@ -1,0 +1,185 @@
+"""Which UDP ports programs have bound, as rows of the service table: for other hosts, `services` and DNS.
+
+Programs of this host are asked whenever a conversation begins (`datagrams`), so that nothing depends on the rows being
+up to date. A worker tells of each bind(2), at `udp.sock`; the kernel of each socket that is destroyed. What is bound
+is then read anew: there is no timer, but for a program that changes so much that it must wait its turn.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+from appswitch.dns.forward import Poller
+from appswitch.linux.udp_diag import UdpSocket
+from appswitch.model.address import MAPPED
+from appswitch.model.service import UDP, Service
+from appswitch.table import poke
+from appswitch.table.store import Table
+
+from .hosts import Hosts
+from .program import Program
+
+NAME = "udp.sock"
+#: One bind(2) in a message of a worker's (`table.poke`): number of the program, cookie of the socket.
+BIND = struct.Struct("!QQ")
+#: Rows of one program.
+MOST = 256
+#: Reading may take this part of the time.
+_SHARE = 0.05
+_DNS_PORT = 53
+_EPHEMERAL = range(32768, 61000)  # ip_local_port_range: chosen by the kernel, unless bind(2) named one of them
+
+log = logging.getLogger("appswitch.relay")
+
+
+class Bound:
+    """`closed` is told of a program and a port that nobody has bound any more."""
+
+    def __init__(
+        self, poller: Poller, table: Table, run_dir: str, hosts: Hosts, closed: Callable[[Program, int], None]
+    ) -> None:
+        self._poller, self._table, self._hosts, self._closed = poller, table, hosts, closed
+        #: Programs with the cookies of sockets that they bound to a port of their choice.
+        self._named: dict[Program, set[int]] = {}
+        self._by_id: dict[int, Program] = {}
+        self._watched: set[Program] = set()
+        #: When a program's ports are to be read, and before when not, on the monotonic clock.
+        self._due: dict[Program, float] = {}
+        self._not_before: dict[Program, float] = {}
+        self._path = os.path.join(run_dir, NAME)
+        self._pokes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
+        self._pokes.bind(self._path)
+        poller.watch(self._pokes.fileno(), select.EPOLLIN, self._on_poke)
+
+    def attach(self, program: Program) -> None:
+        """A program has come; it may have been there before this process."""
+        if program.diag is not None and program.identity is not None:
+            self._named[program] = set()
+            self._by_id[int(program.id)] = program
+            self._read(program)
+
+    def detach(self, program: Program) -> None:
+        """It has ended; the supervisor strikes its rows out. Before its sockets are closed."""
+        if self._named.pop(program, None) is not None:
+            del self._by_id[int(program.id)]
+            self._due.pop(program, None)
+            self._not_before.pop(program, None)
+            if program in self._watched:
+                self._watched.discard(program)
+                assert program.diag is not None
+                self._poller.forget(program.diag.socket.fileno())
+
+    def place(self) -> None:
+        """Where other hosts reach this one has changed: every row tells of it."""
+        for program in self._named:
+            self._read(program)
+
+    def close(self) -> None:
+        """Take no more messages; the rows stay, for the relay after this one."""
+        self._poller.forget(self._pokes.fileno())
+        self._pokes.close()
+
+    def timeout(self) -> float | None:
+        """Seconds until `expire` must be called; None when nothing waits."""
+        return max(0.0, min(self._due.values()) - time.monotonic()) if self._due else None
+
+    def expire(self) -> None:
+        """Read what is due."""
+        if self._due:
+            now = time.monotonic()
+            for program in [program for program, due in self._due.items() if due <= now]:
+                self._read(program)
+
+    def _on_poke(self, _events: int) -> None:
+        for _ in range(poke.KEYS):
+            try:
+                told = poke.read(self._pokes.recv(1 << 16))
+            except OSError:
+                return
+            except ValueError:
+                continue
+            for number, cookie in (BIND.unpack(item) for item in told if len(item) == BIND.size):
+                program = self._by_id.get(number)
+                if program is not None:
+                    self._named[program].add(cookie)
+                    self._changed(program)
+
+    def _changed(self, program: Program, _events: int = 0) -> None:
+        """Read at the end of this turn, or later: whoever binds and closes without end must not keep others waiting."""
+        if program in self._due:
+            return
+        self._due[program] = self._not_before.get(program, 0.0)
+        if program in self._watched and program.diag is not None:
+            self._poller.change(program.diag.socket.fileno(), 0)
+
+    def _read(self, program: Program) -> None:
+        diag = program.diag
+        assert diag is not None
+        began = time.monotonic()
+        self._due.pop(program, None)
+        try:
+            diag.hear()
+            found = diag.bound()
+            self._enter(program, found)
+            if program in self._watched:
+                self._poller.change(diag.socket.fileno(), select.EPOLLIN)
+        except OSError as error:
+            log.error("the UDP ports of %s are not in the table as they are: %s", program.name, error)
+        now = time.monotonic()
+        self._not_before[program] = now + (now - began) / _SHARE
+
+    def _enter(self, program: Program, sockets: list[UdpSocket]) -> None:
+        """Make the table tell of these, as far as they are services. OSError when it has no room."""
+        named = self._named[program]
+        named.intersection_update(item.cookie for item in sockets)
+        wanted: dict[tuple[bytes, int], UdpSocket] = {}
+        for item in sorted(sockets):
+            serves = not item.connected and item.port != _DNS_PORT
+            if serves and (item.cookie in named or item.port not in _EPHEMERAL):
+                address = MAPPED + item.address if len(item.address) == 4 else item.address
+                wanted.setdefault((address, item.port), item)
+        if len(wanted) > MOST:
+            log.warning("%s has %d UDP ports bound: %d are told of", program.name, len(wanted), MOST)
+            wanted = dict(list(wanted.items())[:MOST])
+        if wanted and program not in self._watched:
+            # Of others nothing needs to be known: a client's sockets come and go.
+            assert program.diag is not None
+            self._watched.add(program)
+            program.diag.watch_ends()
+            self._poller.watch(program.diag.socket.fileno(), select.EPOLLIN, partial(self._changed, program))
+        rows = self._table.services(int(program.id), UDP)
+        gone = [row for row in rows if (row.bound, row.port) not in wanted]
+        if gone:
+            self._table.delete_services(gone)
+            left = {item.port for item in sockets}
+            for port in {row.port for row in gone} - left:
+                self._closed(program, port)
+        known = {(row.bound, row.port): row for row in rows}
+        for (address, port), item in wanted.items():
+            old = known.get((address, port))
+            row = self._row(program, address, port, item) if old is None else old
+            row = replace(row, real=self._hosts.real, epoch=self._hosts.life)
+            if row != old:
+                self._table.put_service(row)
+
+    def _row(self, program: Program, address: bytes, port: int, item: UdpSocket) -> Service:
+        number = int(program.id)
+        return program.row(
+            port,
+            address,
+            instance=number << 24 | item.cookie & 0xFFFFFF,
+            dual=item.dual,
+            cookie=item.cookie,
+            since=time.time(),
+        )

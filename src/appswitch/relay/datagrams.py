@@ -1,0 +1,371 @@
+"""UDP: which way a program's datagram goes (resolve → policy → pick, once for a conversation), and back.
+
+Nothing is trapped: sockets are native, and what they send arrives here as packets. A datagram for a program of this
+host is written into that one's device as it is; its source is a virtual address already.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import random
+import struct
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from appswitch.dns.forward import Poller, Stats
+from appswitch.model import balance
+from appswitch.model.address import is_loopback, is_multicast, is_v4, unpack
+from appswitch.model.identity import behind
+from appswitch.model.resolve import Deny, Reach, Refuse, resolve, where
+from appswitch.model.service import UDP, Service
+from appswitch.table.store import Table
+
+from . import packets
+from .across import Across
+from .bound import Bound
+from .flows import Change, Flows, Hop, free_port
+from .hosts import Away, Here, Hosts
+from .outlets import Outlet, Outlets
+from .packets import Packet, Reason
+from .program import Program
+from .readdress import complaint, readdressed
+
+log = logging.getLogger("appswitch.relay")
+
+#: Seconds for which a denial is remembered: so often a program is asked about and written down that goes on.
+_DENIED = 1.0
+#: Programs of one virtual IP that are asked whether they take a datagram.
+_ASKED = 256
+_FRAGMENTS = 8
+_TURNS = 65536
+
+Write = Callable[[Program, bytes], object]
+
+
+class _Refused(NamedTuple):
+    """The end of a way that leads nowhere."""
+
+    reason: Reason
+
+
+class Datagrams:
+    """All programs' conversations. `write` delivers a packet to a program's namespace."""
+
+    def __init__(
+        self, poller: Poller, table: Table, stats: Stats, virtual_range: str, run_dir: str, write: Write
+    ) -> None:
+        self._table, self._stats, self._write = table, stats, write
+        self._flows = Flows(self._ended)
+        self._outlets = Outlets(poller, self._close)
+        self._ways: dict[Outlet, Hop] = {}
+        self._hosts = Hosts(poller, stats, lambda found, at: self._across.arrived(found, at, time.monotonic()))
+        self._bound = Bound(
+            poller,
+            table,
+            run_dir,
+            self._hosts,
+            lambda program, port: self._flows.port_closed(program.id, port),
+        )
+        self._under: dict[bytes, list[Program]] = {}
+        self._virtual = [ipaddress.IPv4Network(virtual_range), ipaddress.IPv4Network("169.254.0.0/16")]
+        self._hosts.renewed = self._bound.place
+        self._turns: dict[tuple[bytes, int], int] = {}
+        self._random = random.Random()
+        self._across = Across(
+            self._flows,
+            self._hosts,
+            table,
+            stats,
+            lambda address: self._under.get(behind(address), ()),
+            write,
+            self._refuse,
+            self._random,
+        )
+
+    def join(self, here: Here) -> None:
+        """This host's place in its cluster, at the start and whenever it changes."""
+        self._hosts.join(here)
+        self._bound.place()
+
+    def attach(self, program: Program) -> None:
+        """Carry the program's datagrams, and those that are for it."""
+        if program.identity is not None:
+            self._under.setdefault(program.identity.vip, []).append(program)
+            self._bound.attach(program)
+
+    def detach(self, program: Program) -> None:
+        """It has ended: nobody is held to it. Before its descriptors are closed."""
+        self._bound.detach(program)
+        self._flows.leave(program.id)
+        program.fragments.clear()
+        if program.identity is not None:
+            under = self._under.get(program.identity.vip, [])
+            if program in under:
+                under.remove(program)
+            if not under:
+                self._under.pop(program.identity.vip, None)
+
+    def close(self) -> None:
+        """Close the host's sockets."""
+        for outlet in list(self._ways):
+            self._close(outlet)
+        self._bound.close()
+        self._hosts.close()
+
+    def timeout(self) -> float | None:
+        """Seconds until `expire` must be called; None when nothing waits."""
+        timers = (self._outlets.timeout(), self._bound.timeout())
+        return min((timer for timer in timers if timer is not None), default=None)
+
+    def expire(self) -> None:
+        """Do what is due."""
+        self._outlets.expire()
+        self._bound.expire()
+
+    # ---- what programs send ----
+
+    def carry(self, program: Program, packet: Packet) -> bool:
+        """A UDP packet of a program's: it goes its way, or the program is told why not. True if that took long."""
+        now = time.monotonic()
+        key = packets.key(packet)
+        if key is None:
+            hop = program.fragments.get(packets.fragment(packet))
+            if hop is not None:
+                self._pass(program, packet, hop, now)
+            return False
+        hop = self._flows.find(program.id, key, now)
+        if hop is not None and isinstance(hop.to, Away) and not self._across.is_there(hop.to):
+            self._flows.drop(hop.flow)
+            hop = None
+        fresh = hop is None
+        if hop is None:
+            hop = self._open(program, packet, key, now)
+        if hop is not None:
+            if packet.partial:
+                while len(program.fragments) >= _FRAGMENTS:
+                    del program.fragments[next(iter(program.fragments))]
+                program.fragments[packets.fragment(packet)] = hop
+            self._pass(program, packet, hop, now)
+        return fresh
+
+    def _pass(self, program: Program, packet: Packet, hop: Hop, now: float) -> None:
+        to = hop.to
+        if isinstance(to, Program):
+            self._stats.add("datagrams")
+            self._write(to, packet.raw if hop.change is None else readdressed(packet, hop.change))
+        elif isinstance(to, _Refused):
+            self._refuse(program, packet, to.reason)
+        elif isinstance(to, Away):
+            self._across.send(program, packet, to)
+        elif (datagram := packet.datagram) is not None:
+            self._stats.add("datagrams")
+            code = self._outlets.send(to, datagram.payload, packets.traffic_class(packet), now)
+            if code:
+                self._complain(program, hop, code, packet)
+
+    def _refuse(self, program: Program, packet: Packet, reason: Reason) -> None:
+        answer = packets.unreachable(packet, reason)
+        if answer is not None:
+            self._write(program, answer)
+
+    # ---- a conversation begins ----
+
+    def _open(self, program: Program, packet: Packet, key: bytes, now: float) -> Hop | None:
+        """Decide as connect() does (trap.calls.connect); None when the program has been told that nobody is there."""
+        who = program.identity
+        assert who is not None
+        source_port, port = struct.unpack_from("!HH", packet.raw, packet.at)
+        destination = packets.stored(packet.destination)
+        rows, known = self._rows(program, destination, source_port, port)
+        decision = resolve(who, destination, port, rows, known=known)
+        if isinstance(decision, Reach):
+            instances = decision.instances
+            if len(instances) > 1:
+                instances = balance.order(instances, self._turn(instances[0].vip, port), self._random)
+            for row in instances:
+                if row.remote:
+                    return self._across.begin(program, packet, key, row, decision, now)
+                server = self._program(row)
+                if server is not None:
+                    return self._join(program, packet, key, server, decision, now)
+        elif isinstance(decision, Deny):
+            return self._deny(program, packet, key, decision.service, decision.rule, now)
+        elif not isinstance(decision, Refuse):
+            if not program.may_leave:
+                rule = "this program was started with --egress deny"
+                return self._deny(program, packet, key, "outside", rule, now)
+            if not self._is_virtual(destination):
+                return self._leave(program, packet, key, now)
+            self._stats.add("refused")
+            self._refuse(program, packet, Reason.NOBODY)
+            return None
+        self._stats.add("refused")
+        self._refuse(program, packet, Reason.PORT)
+        return None
+
+    def _rows(
+        self, program: Program, destination: bytes, source_port: int, port: int
+    ) -> tuple[list[Service], bool]:
+        """Who takes such a datagram, on any host, and whether anybody has the address. Here the kernel is asked."""
+        who = program.identity
+        assert who is not None
+        vip, shown = where(who, destination)
+        source = packets.packed(shown if vip == who.vip else who.source_for(shown))
+        here = [
+            other.row(port, shown)
+            for other in self._under.get(vip, ())[:_ASKED]
+            if other.takes(source, source_port, other.local(shown), port)
+        ]
+        rows, known = self._table.lookup(vip, port, UDP, client=who, more=here)
+        return [row for row in rows if not row.cookie and (not row.remote or (row.epoch and row.real[0]))], known
+
+    def _program(self, row: Service) -> Program | None:
+        return next((other for other in self._under.get(row.vip, ()) if other.id == str(row.program)), None)
+
+    def _turn(self, vip: bytes, port: int) -> int:
+        if len(self._turns) >= _TURNS:
+            self._turns.clear()
+        turn = self._turns[vip, port] = self._turns.get((vip, port), -1) + 1
+        return turn
+
+    def _is_virtual(self, address: bytes) -> bool:
+        """An address that the host's network never has, or that must not be reached there."""
+        if behind(address) != address or is_loopback(address) or is_multicast(address):
+            return True
+        return is_v4(address) and any(ipaddress.IPv4Address(address[12:]) in each for each in self._virtual)
+
+    def _join(
+        self, program: Program, packet: Packet, key: bytes, server: Program, reach: Reach, now: float
+    ) -> Hop:
+        """A conversation of two programs of this host."""
+        source_port, port = struct.unpack_from("!HH", packet.raw, packet.at)
+        source, destination = packets.packed(reach.source), server.local(reach.destination)
+        flow = self._flows.begin(program.id, now)
+        there = self._flows.hops(server.id)
+
+        def back(shown: int) -> bytes:
+            return destination + source + struct.pack("!HH", port, shown)
+
+        # Another program of the same virtual IP may talk to this one from this very port: as in a translator.
+        shown_port = free_port(
+            source_port, lambda shown: back(shown) in there or (server is program and back(shown) == key), self._random
+        )
+        change = Change(source, shown_port, destination, port)
+        if change == (packet.source, source_port, packet.destination, port):
+            hop = self._flows.lead(flow, program.id, key, server)
+            self._flows.lead(flow, server.id, back(shown_port), program)
+        else:
+            reverse = Change(packet.destination, port, packet.source, source_port)
+            hop = self._flows.lead(flow, program.id, key, server, change)
+            self._flows.lead(flow, server.id, back(shown_port), program, reverse)
+        self._stats.add("conversations")
+        return hop
+
+    def _deny(
+        self, program: Program, packet: Packet, key: bytes, service: str, rule: str, now: float
+    ) -> Hop:
+        who = program.identity
+        assert who is not None
+        self._stats.add("denied")
+        try:
+            self._table.add_denial(
+                client=who.label,
+                program=int(program.id),
+                tags=who.tags,
+                service=service,
+                destination=unpack(packets.stored(packet.destination)),
+                port=packet.port,
+                rule=rule,
+            )
+        except Exception as error:  # a table that cannot be written is no reason to let anything pass
+            log.error("a denial could not be written down: %s", error)
+        flow = self._flows.begin(program.id, now, _DENIED)
+        return self._flows.lead(flow, program.id, key, _Refused(Reason.POLICY))
+
+    # ---- out of the table ----
+
+    def _leave(self, program: Program, packet: Packet, key: bytes, now: float) -> Hop | None:
+        who = program.identity
+        assert who is not None
+        way: list[Hop] = []
+
+        def heard(payload: bytes | None, code: int) -> None:
+            self._heard(program, way[0], payload, code)
+
+        try:
+            outlet = self._outlets.open(program.id, who.uid, packets.text(packet.destination), packet.port, heard)
+        except OSError as error:
+            self._stats.add("refused")
+            self._refuse(program, packet, Reason.NOBODY)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                log.error("no descriptor is left (%s): datagrams do not leave until some are closed", error.strerror)
+            return None
+        flow = self._flows.begin(program.id, now)
+        source_port, port = struct.unpack_from("!HH", packet.raw, packet.at)
+        change = Change(packet.destination, port, packet.source, source_port)  # of what comes back
+        hop = self._flows.lead(flow, program.id, key, outlet, change)
+        way.append(hop)
+        self._ways[outlet] = hop
+        self._stats.add("egress")
+        return hop
+
+    def _heard(self, program: Program, hop: Hop, payload: bytes | None, code: int) -> None:
+        """The host's network has answered."""
+        flow, back = hop.flow, hop.change
+        assert back is not None
+        if payload is None:
+            self._complain(program, hop, code, None)
+            return
+        flow.until = time.monotonic() + flow.idle
+        answer = packets.udp(back.source, back.source_port, back.destination, back.port, payload)
+        if answer is not None:
+            self._stats.add("datagrams")
+            self._write(program, answer)
+
+    def _complain(self, program: Program, hop: Hop, code: int, packet: Packet | None) -> None:
+        """Tell the program what the host's network said of its datagram, or a former one."""
+        back = hop.change
+        assert back is not None
+        if packet is None:
+            sent = packets.udp(back.destination, back.port, back.source, back.source_port, b"")
+            packet = packets.parse(sent) if sent is not None else None
+        if packet is not None and code != errno.EMSGSIZE:
+            reason = Reason.PORT if code == errno.ECONNREFUSED else Reason.NOBODY
+            self._refuse(program, packet, reason)
+
+    def _ended(self, to: object) -> None:
+        if isinstance(to, Outlet):
+            self._ways.pop(to, None)
+            self._outlets.close(to)
+
+    def _close(self, outlet: Outlet) -> None:
+        hop = self._ways.get(outlet)
+        if hop is not None:
+            self._flows.drop(hop.flow)
+
+    # ---- errors ----
+
+    def complain(self, program: Program, packet: Packet) -> None:
+        """The kernel of the program's namespace says that a datagram found nobody: whoever sent it is to know."""
+        found = complaint(packet)
+        if found is None:
+            return
+        key = found.destination + found.source + struct.pack("!HH", found.port, found.source_port)
+        hop = self._flows.find(program.id, key, time.monotonic())
+        if hop is None:
+            return
+        if isinstance(hop.to, Program):
+            # As an answer would go back, so the datagram came.
+            back = hop.change or Change(found.destination, found.port, found.source, found.source_port)
+            sent = packets.udp(back.destination, back.port, back.source, back.source_port, found.payload)
+            complained = packets.parse(sent) if sent is not None else None
+            if complained is not None:
+                self._refuse(hop.to, complained, found.reason)
+        elif isinstance(hop.to, Away):
+            self._across.complain(hop.to, found.reason)
+        if found.reason is Reason.PORT:
+            self._flows.drop(hop.flow)  # the next datagram finds another instance, if there is one
+
