@@ -222,6 +222,7 @@ class Relay:
 
     def _on_device(self, program: Program, _events: int) -> None:
         left = DRAIN
+        quick = self._datagrams.burst(program) if self._datagrams is not None else None
         while left > 0:
             if program.fd < 0:
                 return
@@ -234,8 +235,10 @@ class Relay:
                 if problem.errno != errno.ENETDOWN:
                     self._drop_device(program)
                 return
-            packet = packets.parse(raw)
             left -= 1
+            if quick is not None and quick(raw):
+                continue
+            packet = packets.parse(raw)
             if packet is not None and not packets.is_group(packet.destination):
                 left -= FRESH * self._on_packet(program, packet)
 
