@@ -1,7 +1,7 @@
 # Every target works from a bare clone: it does its own set-up first.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-cluster test compat differential soak suites fuzz fuzz-traps lint bench bench-cluster sim clean
+.PHONY: help venv demo demo-cluster test compat differential soak suites fuzz fuzz-traps lint bench bench-cluster bench-udp sim clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -82,6 +82,11 @@ bench-cluster: venv ## Measure five hosts beside native TCP (as root); writes do
 	@$(PYTHON) -m bench.cluster $(BENCH_ARGS)
 
 sim: venv ## Simulate up to 5,000 hosts (about 2 minutes on 2 idle cores); writes docs/scale.md
+bench-udp: venv ## Measure UDP beside native loopback and a bridge; writes docs/udp-benchmarks.md
+	@tools/debian-packages.sh iproute2 gcc libc6-dev >/dev/null
+	@$(PYTHON) -m bench.udp $(BENCH_ARGS)
+
+sim: venv ## Simulate up to 5,000 hosts (about 5 minutes on 2 idle cores); writes docs/scale.md
 	@$(PYTHON) -m bench.scale $(SIM_ARGS)
 
 clean: ## Remove .venv and everything that was generated

@@ -90,6 +90,14 @@ class Lab:
         program = self._compile("transact.c", "transact", [], [])
         return [str(program)] if program else self.peer
 
+    @cached_property
+    def udp(self) -> list[str]:
+        """The command of the UDP peers: udp.c. Raises Unavailable without a compiler."""
+        program = self._compile("udp.c", "udp", [], [])
+        if program is None:
+            raise Unavailable("there is no C compiler here")
+        return [str(program)]
+
     @property
     def peer(self) -> list[str]:
         """The command of the stand-ins in Python."""

@@ -4,6 +4,7 @@
  *   udp ask HOST PORT WARM_UP COUNT SIZE             nanoseconds of each of COUNT exchanges, a line each
  *   udp sink ADDRESS PORT                            counts; prints "datagrams nanoseconds" once an empty one came
  *   udp flood HOST PORT SECONDS SIZE                 sends as fast as it can, then empty ones; prints how many it sent
+ *   udp trap COUNT                                   nanoseconds of each of COUNT getsockname() on a UDP socket
  *
  * `ask` sends again what is not answered within a second, and begins anew.
  */
@@ -157,6 +158,24 @@ static void flood(int fd, double seconds, int size)
 	printf("%ld\n", sent);
 }
 
+static void trap(int count)
+{
+	int64_t *taken = calloc(count, sizeof *taken);
+	int fd = bound("127.0.0.1", "0");
+
+	for (int i = 0; i < count; i++) {
+		struct sockaddr_in name;
+		socklen_t length = sizeof name;
+		int64_t begin = now();
+
+		if (getsockname(fd, (struct sockaddr *)&name, &length) < 0)
+			die("getsockname");
+		taken[i] = now() - begin;
+	}
+	for (int i = 0; i < count; i++)
+		printf("%lld\n", (long long)taken[i]);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "echo"))
@@ -167,6 +186,8 @@ int main(int argc, char **argv)
 		sink(bound(argv[2], argv[3]));
 	else if (argc == 6 && !strcmp(argv[1], "flood"))
 		flood(connected(argv[2], argv[3]), atof(argv[4]), atoi(argv[5]));
+	else if (argc == 3 && !strcmp(argv[1], "trap"))
+		trap(atoi(argv[2]));
 	else
 		fprintf(stderr, "udp: see the head of udp.c\n");
 	return argc < 2;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -185,15 +186,16 @@ class Across:
         if not verdict.allowed:
             self._stats.add("denied")
             names = self._table.names_of(behind(found.source))
-            self._table.add_denial(
-                client=names[0] if names else unpack(found.source),
-                program=0,
-                tags=found.tags,
-                service=program.identity.label,
-                destination=unpack(found.destination),
-                port=found.port,
-                rule=verdict.rule,
-            )
+            with suppress(Exception):  # a table that cannot be written is no reason to let anything pass
+                self._table.add_denial(
+                    client=names[0] if names else unpack(found.source),
+                    program=0,  # none of this host
+                    tags=found.tags,
+                    service=program.identity.label,
+                    destination=unpack(found.destination),
+                    port=found.port,
+                    rule=verdict.rule,
+                )
             return None, Reason.POLICY
         here = program.local(found.destination)
         if not program.takes(packed(found.source), found.source_port, here, found.port):

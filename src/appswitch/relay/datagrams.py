@@ -6,8 +6,6 @@ host is written into that one's device as it is; its source is a virtual address
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import logging
 import random
 import struct
@@ -18,9 +16,10 @@ from typing import NamedTuple
 from appswitch.dns.forward import Poller, Stats
 from appswitch.linux import device
 from appswitch.model import balance
-from appswitch.model.address import is_loopback, is_multicast, is_v4, unpack
+from appswitch.model.address import is_any, is_loopback, is_multicast, unpack
+from appswitch.model.egress import Nobody, Outside, Virtual, leave
 from appswitch.model.identity import behind
-from appswitch.model.resolve import Deny, Reach, Refuse, resolve, where
+from appswitch.model.resolve import Decision, Deny, Egress, Reach, resolve, where
 from appswitch.model.service import UDP, Service
 from appswitch.table.store import Table
 
@@ -29,7 +28,7 @@ from .across import Across
 from .bound import Bound
 from .flows import Change, Flows, Hop, free_port
 from .hosts import Away, Here, Hosts
-from .outlets import Outlet, Outlets
+from .leaving import Leaving
 from .packets import Packet, Reason
 from .program import Program
 from .readdress import complaint, readdressed
@@ -61,9 +60,8 @@ class Datagrams:
         self, poller: Poller, table: Table, stats: Stats, virtual_range: str, run_dir: str, write: Write
     ) -> None:
         self._table, self._stats, self._write = table, stats, write
-        self._flows = Flows(self._ended)
-        self._outlets = Outlets(poller, self._close)
-        self._ways: dict[Outlet, Hop] = {}
+        self._flows = Flows(lambda to: self._leaving.ended(to))
+        self._leaving = Leaving(poller, self._flows, stats, write, self._refuse)
         self._hosts = Hosts(poller, stats, lambda found, at: self._across.arrived(found, at, time.monotonic()))
         self._bound = Bound(
             poller,
@@ -73,7 +71,7 @@ class Datagrams:
             lambda program, port: self._flows.port_closed(program.id, port),
         )
         self._under: dict[bytes, list[Program]] = {}
-        self._virtual = [ipaddress.IPv4Network(virtual_range), ipaddress.IPv4Network("169.254.0.0/16")]
+        self._virtual = Virtual(virtual_range)
         self._hosts.renewed = self._bound.place
         self._turns: dict[tuple[bytes, int], int] = {}
         self._random = random.Random()
@@ -113,19 +111,18 @@ class Datagrams:
 
     def close(self) -> None:
         """Close the host's sockets."""
-        for outlet in list(self._ways):
-            self._close(outlet)
+        self._leaving.close()
         self._bound.close()
         self._hosts.close()
 
     def timeout(self) -> float | None:
         """Seconds until `expire` must be called; None when nothing waits."""
-        timers = (self._outlets.timeout(), self._bound.timeout())
+        timers = (self._leaving.timeout(), self._bound.timeout())
         return min((timer for timer in timers if timer is not None), default=None)
 
     def expire(self) -> None:
         """Do what is due."""
-        self._outlets.expire()
+        self._leaving.expire()
         self._bound.expire()
 
     # ---- what programs send ----
@@ -197,11 +194,8 @@ class Datagrams:
             self._refuse(program, packet, to.reason)
         elif isinstance(to, Away):
             self._across.send(program, packet, to)
-        elif (datagram := packet.datagram) is not None:
-            self._stats.add("datagrams")
-            code = self._outlets.send(to, datagram.payload, packets.traffic_class(packet), now)
-            if code:
-                self._complain(program, hop, code, packet)
+        else:
+            self._leaving.send(program, packet, hop, now)
 
     def _refuse(self, program: Program, packet: Packet, reason: Reason) -> None:
         answer = packets.unreachable(packet, reason)
@@ -228,19 +222,16 @@ class Datagrams:
                 server = self._program(row)
                 if server is not None:
                     return self._join(program, packet, key, server, decision, now)
-        elif isinstance(decision, Deny):
-            return self._deny(program, packet, key, decision.service, decision.rule, now)
-        elif not isinstance(decision, Refuse):
-            if not program.may_leave:
-                rule = "this program was started with --egress deny"
-                return self._deny(program, packet, key, "outside", rule, now)
-            if not self._is_virtual(destination):
-                return self._leave(program, packet, key, now)
-            self._stats.add("refused")
-            self._refuse(program, packet, Reason.NOBODY)
-            return None
+        outcome: Decision | Outside | Nobody = decision
+        if isinstance(decision, Egress):
+            outcome = leave(destination, self._virtual, denied=not program.may_leave)
+        if isinstance(outcome, Deny):
+            return self._deny(program, packet, key, outcome, now)
+        here = is_loopback(destination) or is_any(destination) or is_multicast(destination)
+        if isinstance(outcome, Outside) and not here:
+            return self._leaving.begin(program, packet, key, now)
         self._stats.add("refused")
-        self._refuse(program, packet, Reason.PORT)
+        self._refuse(program, packet, Reason.NOBODY if isinstance(outcome, Nobody | Outside) else Reason.PORT)
         return None
 
     def _rows(
@@ -267,12 +258,6 @@ class Datagrams:
             self._turns.clear()
         turn = self._turns[vip, port] = self._turns.get((vip, port), -1) + 1
         return turn
-
-    def _is_virtual(self, address: bytes) -> bool:
-        """An address that the host's network never has, or that must not be reached there."""
-        if behind(address) != address or is_loopback(address) or is_multicast(address):
-            return True
-        return is_v4(address) and any(ipaddress.IPv4Address(address[12:]) in each for each in self._virtual)
 
     def _join(
         self, program: Program, packet: Packet, key: bytes, server: Program, reach: Reach, now: float
@@ -301,9 +286,7 @@ class Datagrams:
         self._stats.add("conversations")
         return hop
 
-    def _deny(
-        self, program: Program, packet: Packet, key: bytes, service: str, rule: str, now: float
-    ) -> Hop:
+    def _deny(self, program: Program, packet: Packet, key: bytes, denial: Deny, now: float) -> Hop:
         who = program.identity
         assert who is not None
         self._stats.add("denied")
@@ -312,76 +295,15 @@ class Datagrams:
                 client=who.label,
                 program=int(program.id),
                 tags=who.tags,
-                service=service,
+                service=denial.service,
                 destination=unpack(packets.stored(packet.destination)),
                 port=packet.port,
-                rule=rule,
+                rule=denial.rule,
             )
         except Exception as error:  # a table that cannot be written is no reason to let anything pass
             log.error("a denial could not be written down: %s", error)
         flow = self._flows.begin(program.id, now, _DENIED)
         return self._flows.lead(flow, program.id, key, _Refused(Reason.POLICY))
-
-    # ---- out of the table ----
-
-    def _leave(self, program: Program, packet: Packet, key: bytes, now: float) -> Hop | None:
-        who = program.identity
-        assert who is not None
-        way: list[Hop] = []
-
-        def heard(payload: bytes | None, code: int) -> None:
-            self._heard(program, way[0], payload, code)
-
-        try:
-            outlet = self._outlets.open(program.id, who.uid, packets.text(packet.destination), packet.port, heard)
-        except OSError as error:
-            self._stats.add("refused")
-            self._refuse(program, packet, Reason.NOBODY)
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                log.error("no descriptor is left (%s): datagrams do not leave until some are closed", error.strerror)
-            return None
-        flow = self._flows.begin(program.id, now)
-        source_port, port = struct.unpack_from("!HH", packet.raw, packet.at)
-        change = Change(packet.destination, port, packet.source, source_port)  # of what comes back
-        hop = self._flows.lead(flow, program.id, key, outlet, change)
-        way.append(hop)
-        self._ways[outlet] = hop
-        self._stats.add("egress")
-        return hop
-
-    def _heard(self, program: Program, hop: Hop, payload: bytes | None, code: int) -> None:
-        """The host's network has answered."""
-        flow, back = hop.flow, hop.change
-        assert back is not None
-        if payload is None:
-            self._complain(program, hop, code, None)
-            return
-        flow.until = time.monotonic() + flow.idle
-        answer = packets.udp(back.source, back.source_port, back.destination, back.port, payload)
-        if answer is not None:
-            self._stats.add("datagrams")
-            self._write(program, answer)
-
-    def _complain(self, program: Program, hop: Hop, code: int, packet: Packet | None) -> None:
-        """Tell the program what the host's network said of its datagram, or a former one."""
-        back = hop.change
-        assert back is not None
-        if packet is None:
-            sent = packets.udp(back.destination, back.port, back.source, back.source_port, b"")
-            packet = packets.parse(sent) if sent is not None else None
-        if packet is not None and code != errno.EMSGSIZE:
-            reason = Reason.PORT if code == errno.ECONNREFUSED else Reason.NOBODY
-            self._refuse(program, packet, reason)
-
-    def _ended(self, to: object) -> None:
-        if isinstance(to, Outlet):
-            self._ways.pop(to, None)
-            self._outlets.close(to)
-
-    def _close(self, outlet: Outlet) -> None:
-        hop = self._ways.get(outlet)
-        if hop is not None:
-            self._flows.drop(hop.flow)
 
     # ---- errors ----
 

@@ -98,7 +98,7 @@ class Flows:
             for flow in oldest[: most // 8 + 1]:
                 self.drop(flow)
         flow = Flow(owner, now + (self._idle if lasting is None else lasting), self._idle if lasting is None else 0.0)
-        begun[flow] = None
+        self._begun[owner][flow] = None
         return flow
 
     def lead(self, flow: Flow, owner: Owner, key: Key, to: Any, change: Change | None = None) -> Hop:
@@ -113,7 +113,10 @@ class Flows:
 
     def drop(self, flow: Flow) -> None:
         """Forget a conversation; the next datagram of it begins another."""
-        self._begun[flow.owner].pop(flow, None)
+        begun = self._begun[flow.owner]
+        begun.pop(flow, None)
+        if not begun:
+            del self._begun[flow.owner]
         for owner, key in flow.keys:
             hop = self._hops[owner].pop(key, None)
             if hop is not None:

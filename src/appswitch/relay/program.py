@@ -40,6 +40,8 @@ class Program:
         self.since = float(message.get("since", 0.0))
         #: Hops of datagrams whose first fragment has been seen, by addresses and identification.
         self.fragments: dict[bytes, Any] = {}
+        #: The turn of the loop in which packets of its came last.
+        self.turn = -1
         self.fd = fds[0]
         self.sockets: list[socket.socket] = []
         self.diag: UdpDiag | None = None

@@ -119,6 +119,7 @@ class Relay:
         if table is not None:
             self._datagrams = Datagrams(self._loop, table, stats, virtual_range, run_dir, self._write)
         self._ended = False
+        self._turns = 0
         control.setblocking(False)
         self._loop.watch(control.fileno(), select.EPOLLIN, self._on_control)
 
@@ -128,11 +129,14 @@ class Relay:
             timers = [self._forwarder.timeout(), self._streams.timeout()]
             if self._datagrams is not None:
                 timers.append(self._datagrams.timeout())
-            self._loop.turn(min((timer for timer in timers if timer is not None), default=None))
-            self._forwarder.expire()
-            self._streams.expire()
-            if self._datagrams is not None:
-                self._datagrams.expire()
+            timer = min((timer for timer in timers if timer is not None), default=None)
+            self._loop.turn(timer)
+            self._turns += 1
+            if timer is not None:
+                self._forwarder.expire()
+                self._streams.expire()
+                if self._datagrams is not None:
+                    self._datagrams.expire()
 
     def close(self) -> None:
         """Give everything back but the control socket."""
@@ -221,7 +225,9 @@ class Relay:
     # ---- packets ----
 
     def _on_device(self, program: Program, _events: int) -> None:
-        left = DRAIN
+        # Where one packet comes at a time, to look for a second costs more than another turn.
+        left = DRAIN if program.turn == self._turns - 1 else 1
+        program.turn = self._turns
         quick = self._datagrams.burst(program) if self._datagrams is not None else None
         while left > 0:
             if program.fd < 0:
