@@ -81,12 +81,11 @@ bench-cluster: venv ## Measure five hosts beside native TCP (as root); writes do
 	@tools/debian-packages.sh iperf iproute2 gcc libc6-dev >/dev/null
 	@$(PYTHON) -m bench.cluster $(BENCH_ARGS)
 
-sim: venv ## Simulate up to 5,000 hosts (about 2 minutes on 2 idle cores); writes docs/scale.md
 bench-udp: venv ## Measure UDP beside native loopback and a bridge; writes docs/udp-benchmarks.md
 	@tools/debian-packages.sh iproute2 gcc libc6-dev >/dev/null
 	@$(PYTHON) -m bench.udp $(BENCH_ARGS)
 
-sim: venv ## Simulate up to 5,000 hosts (about 5 minutes on 2 idle cores); writes docs/scale.md
+sim: venv ## Simulate up to 5,000 hosts (about 2 minutes on 2 idle cores); writes docs/scale.md
 	@$(PYTHON) -m bench.scale $(SIM_ARGS)
 
 clean: ## Remove .venv and everything that was generated

@@ -72,8 +72,8 @@ kernel places them; each exchange then wakes processes on other cores, three tim
 
 {table(head, ways)}
 
-A client sends as fast as it can. On loopback what the server does not read in time is lost at its socket; here also what
-the relay does not read in time, at the device, which holds 500 packets.
+A client sends as fast as it can. On loopback what the server does not read in time is lost at its socket; here also
+what the relay does not read in time, at the device, which holds 500 packets.
 """,
         f"""
 ## What a datagram costs, and what a trap would, µs

@@ -30,12 +30,16 @@ from appswitch.gossip.member import State
 from appswitch.gossip.refused import COUNTERS, Refused
 from appswitch.gossip.seal import KeyRing
 from appswitch.gossip.settings import Limits, NodeSettings
+from appswitch.header import datagram as between_hosts
 from appswitch.header import identity, proxy2
 from appswitch.header.keys import KeyRing as HeaderRing
 from appswitch.header.refused import Refused as HeaderRefused
 from appswitch.header.window import Windows
 from appswitch.model.address import pack
 from appswitch.model.service import Service
+from appswitch.relay import packets
+from appswitch.relay.flows import Change
+from appswitch.relay.readdress import complaint, readdressed
 
 Target = Callable[[bytes], None]
 
@@ -349,6 +353,35 @@ def dns_query(data: bytes) -> None:
             dns.answers_query(answer, data)
 
 
+@_target
+def udp_between_hosts(data: bytes) -> None:
+    """A datagram of another host's: anybody's, and one with a good proof and whatever in it."""
+    ring = HeaderRing([_KEY])
+    head = bytes([between_hosts.VERSION, data[0] % 4 if data else 0, 0]) + ring.first.id
+    for sent in (data, head + ring.first.mac(head + data) + data):
+        with suppress(HeaderRefused):
+            found = between_hosts.verify(sent, ring, data[:8], Windows())
+            assert between_hosts.verify(between_hosts.encode(found, ring), ring, found.to, Windows()) == found
+
+
+@_target
+def relay_packet(data: bytes) -> None:
+    """A packet from a program's device."""
+    packet = packets.parse(data)
+    if packet is None:
+        return
+    size = len(packet.source)
+    packets.refusal(packet)
+    packets.key(packet)
+    packets.fragment(packet)
+    for reason in packets.Reason:
+        packets.unreachable(packet, reason)
+    complaint(packet)
+    changed = readdressed(packet, Change(bytes(size), 1, b"\1" * size, 2))
+    assert len(changed) == len(packet.raw)
+    assert packets.parse(changed) is not None
+
+
 def seeds(name: str) -> list[bytes]:
     """Some input of the right kind, to begin with."""
     alive = wire.Alive(1, "a", bytes([10, 0, 0, 2]), 7942, b"\xff\x80", bytes([1, 5, 2, 1, 1, 1]))
@@ -390,6 +423,13 @@ def seeds(name: str) -> list[bytes]:
             )
         ],
         "gossip_exchange": [*conversation, b"\xc1".join(conversation)],
+        "udp_between_hosts": [
+            b"lifelife" + bytes(8) + (1).to_bytes(8, "big") + bytes(8 + 32 + 4) + b"\0\7group=1" + b"payload"
+        ],
+        "relay_packet": [
+            packets.udp(b"\x0a\0\0\1", 1, b"\x0a\0\0\2", 2, b"payload") or b"",
+            packets.udp(b"\xfd" * 16, 1, b"\xfd" * 16, 2, b"payload") or b"",
+        ],
         "gossip_lzw": [_SQUEEZED, bytes(8)],
         "serf_messages": [
             serf.pack(serf.QUERY, LTime=1, Addr=bytes(4), Port=1, Flags=1, Name="_serf_use-key", Filters=[b"\0\x90"]),
