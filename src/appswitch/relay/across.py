@@ -99,10 +99,9 @@ class Across:
             away.version = version
         return True
 
-    def send(self, program: Program, packet: Packet, away: Away) -> None:
+    def send(self, away: Away, payload: bytes, traffic_class: int) -> None:
         """A program's datagram to the other end."""
-        found = packet.datagram
-        if found is not None and not self._hosts.send(away, found.payload, packets.traffic_class(packet)):
+        if not self._hosts.send(away, payload, traffic_class):
             self._stats.add("udp_too_long")
 
     def complain(self, away: Away, reason: Reason) -> None:
@@ -131,7 +130,13 @@ class Across:
             self._hosts.send(hop.flow.peer, b"", kind=datagram.DENIED)
             return
         packet = packets.udp(
-            change.source, change.source_port, change.destination, change.port, found.payload, found.traffic_class
+            change.source,
+            change.source_port,
+            change.destination,
+            change.port,
+            found.payload,
+            found.traffic_class,
+            summed=False,
         )
         if packet is not None:
             self._stats.add("datagrams")

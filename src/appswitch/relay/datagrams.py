@@ -149,7 +149,16 @@ class Datagrams:
             if hop is None or hop.change is not None:
                 return False
             to, flow = hop.to, hop.flow
-            if type(to) is not Program or flow.until <= now:
+            if flow.until <= now:
+                return False
+            if type(to) is Away:
+                at = 20 if first == _PLAIN_V4 else 40
+                if raw[at + 4 : at + 6] != (len(raw) - at).to_bytes(2, "big") or not self._across.is_there(to):
+                    return False
+                flow.until = now + flow.idle
+                self._across.send(to, raw[at + 8 :], raw[1] if at == 20 else (raw[0] & 15) << 4 | raw[1] >> 4)
+                return True
+            if type(to) is not Program:
                 return False
             flow.until = now + flow.idle
             add("datagrams")
@@ -193,7 +202,9 @@ class Datagrams:
         elif isinstance(to, _Refused):
             self._refuse(program, packet, to.reason)
         elif isinstance(to, Away):
-            self._across.send(program, packet, to)
+            datagram = packet.datagram
+            if datagram is not None:
+                self._across.send(to, datagram.payload, packets.traffic_class(packet))
         else:
             self._leaving.send(program, packet, hop, now)
 

@@ -81,7 +81,7 @@ class Leaving:
         flow, back = hop.flow, hop.change
         assert back is not None
         flow.until = time.monotonic() + flow.idle
-        answer = packets.udp(back.source, back.source_port, back.destination, back.port, payload)
+        answer = packets.udp(back.source, back.source_port, back.destination, back.port, payload, summed=False)
         if answer is not None:
             self._stats.add("datagrams")
             self._deliver(program, answer)

@@ -157,13 +157,25 @@ def traffic_class(packet: Packet) -> int:
 
 
 def udp(
-    source: bytes, source_port: int, destination: bytes, port: int, payload: bytes, traffic_class: int = 0
+    source: bytes,
+    source_port: int,
+    destination: bytes,
+    port: int,
+    payload: bytes,
+    traffic_class: int = 0,
+    *,
+    summed: bool = True,
 ) -> bytes | None:
-    """The packet with this UDP datagram; None when `payload` fits no packet."""
+    """The packet with this UDP datagram; None when `payload` fits no packet.
+
+    `summed`: with a checksum, which IPv6 insists on, but IPv4 does not (RFC 768): nothing damages it from here on.
+    """
     length = 8 + len(payload)
     if length > 65535 - (20 if len(source) == 4 else 0):
         return None
     header = struct.pack("!HHHH", source_port, port, length, 0)
+    if not summed and len(source) == 4:
+        return _ip(source, destination, UDP, header + payload, traffic_class)
     # A sum of zero would mean "no checksum" (RFC 768).
     check = internet_sum(_pseudo(source, destination, UDP, length) + header + payload) or 0xFFFF
     return _ip(source, destination, UDP, header[:6] + check.to_bytes(2, "big") + payload, traffic_class)
