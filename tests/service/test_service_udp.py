@@ -246,8 +246,10 @@ def test_a_flood_leaves_others_their_turns(udp_actor: Start) -> None:
             "        s.send(bytes(100)); sent[0] += 1\n"
             "t = threading.Thread(target=flood); t.start()"
         )
+    for flooder in flooders:
+        wait_until(lambda: flooder("sent[0]") > 5000, lambda: "a flood")  # noqa: B023
     # Both flood as fast as they can; a datagram may be lost, but as a rule it comes back soon.
-    times = client(
+    client(
         "def once():\n"
         "    begin = time.monotonic(); c.send(b'?'); c.recv(10)\n"
         "    return time.monotonic() - begin\n"
@@ -255,7 +257,6 @@ def test_a_flood_leaves_others_their_turns(udp_actor: Start) -> None:
     times = client("[outcome_of(once) for _ in range(100)]")
     for flooder in flooders:
         flooder("stop.append(1); t.join()")
-        assert flooder("sent[0]") > 1000
     came = sorted(time for time in times if isinstance(time, float))
     assert len(came) >= 90, times
     assert came[50] < 0.1, came
