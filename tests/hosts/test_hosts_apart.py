@@ -5,11 +5,10 @@ import signal
 from collections.abc import Callable
 
 from service.acting import Actor
-from support.hosts import PATIENCE, Hosts
+from support.hosts import GOSSIP, PATIENCE, Hosts
 from support.program import wait_until
 
 Start = Callable[..., Actor]
-GOSSIP = "meta l4proto { tcp, udp } th dport 7942"
 
 
 def test_a_host_without_its_router(hosts: Callable[..., Hosts], actor_on: Start) -> None:
@@ -89,7 +88,7 @@ def test_established_connections_live_through_it_all(hosts: Callable[..., Hosts]
     # Only the gossip is cut: each thinks the other dead, and the rows go.
     lab.await_members()
     for host in lab:
-        host.namespace.drop(GOSSIP)
+        host.namespace.drop(*GOSSIP)
     wait_until(lambda: not one.services("web"), lambda: "the row to go", PATIENCE)
     works()
     # The whole network, for a while.

@@ -11,7 +11,7 @@ import pytest
 from service.acting import Actor
 from support.hosts import Host, Hosts
 from support.needs import compile_c, need
-from support.program import wait_until
+from support.program import DEADLINE, wait_until
 
 Start = Callable[..., Actor]
 
@@ -222,13 +222,14 @@ def test_a_network_with_small_segments(served: tuple[Host, Host, Actor, Actor]) 
 
 def test_a_network_that_loses_packets(served: tuple[Host, Host, Actor, Actor]) -> None:
     one, two, server, client = served
-    server("greet(l, 'x' * 100000)")
-    client("TIMEOUT = 60")
+    server("greet(l, 'x' * 50000)")
+    client("TIMEOUT = 80")
     for host in (one, two):
-        host.namespace.drop("meta l4proto tcp numgen random mod 100 < 15")
-    for _ in range(5):
+        # with much more, natively too one of some hundred transfers is lost so often that it waits for a minute
+        host.namespace.drop("meta l4proto tcp numgen random mod 100 < 10")
+    for _ in range(3):
         client.begin("len(hear('web', 80))")
-        assert client.answer(60)["value"] == 100000
+        assert client.answer(DEADLINE)["value"] == 50000
     assert one.namespace.dropped() + two.namespace.dropped() > 0
 
 

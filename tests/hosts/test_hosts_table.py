@@ -7,11 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from service.acting import Actor
-from support.hosts import Hosts
+from support.hosts import GOSSIP, Hosts
 from support.program import wait_until
 
 Start = Callable[..., Actor]
-GOSSIP = "meta l4proto { tcp, udp } th dport 7942"
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def test_changes_of_which_every_packet_was_lost_are_repaired(five: Hosts, actor_
     server = actor_on(five[0], "web")
     server("kept = listen(80); closed = listen(81)")
     five.await_same_tables(lambda rows: ports(rows, "web") == [80, 81])
-    deaf.namespace.drop(GOSSIP)
+    deaf.namespace.drop(*GOSSIP)
     server("closed.close(); new = listen(82)")
     for host in list(five)[:4]:
         wait_until(lambda host=host: ports(host.table(), "web") == [80, 82], lambda: "the change")  # type: ignore[misc]

@@ -32,6 +32,9 @@ _CLONE_NEWNET = 0x40000000
 _NAMESPACE = "/proc/thread-self/ns/net"
 
 
+GOSSIP = tuple(f"meta l4proto {{ tcp, udp }} th {port} 7942" for port in ("dport", "sport"))
+"""Rules for `drop`: all that other hosts say, and what they answer on connections of this host's own."""
+
 class Namespace:
     """A network namespace with `lo` up."""
 
