@@ -51,9 +51,15 @@ IMPOSSIBLE = (
         ("MSG_FASTOPEN",),
         "as with `net.ipv4.tcp_fastopen` = 0",
     ),
+    Impossible(
+        "joining a multicast group",
+        "setsockopt()",
+        "ENODEV",
+        ("multicast", "multicast, IPv6"),
+        "as without a device that can",
+    ),
+    Impossible("broadcast; multicast without joining", "sendto()", "ENETUNREACH", ("broadcast",), "as without a route"),
     Impossible("io_uring", "io_uring_setup()", "ENOSYS", ("io_uring",), "programs fall back to epoll"),
 )
-#: Datagrams that only the program itself hears, and its children: natively nobody tells of that either.
-UNHEARD = ("multicast", "multicast, IPv6", "broadcast")
 #: Clients in the kernel. An ordinary user may not mount; root gets what the kernel lacks, or what its sockets meet.
 IN_KERNEL = ("NFS", "CIFS")

@@ -23,9 +23,6 @@ Each fails at once, with an error that programs know from hosts that lack the th
 
 ROWS
 
-Multicast and broadcast reach the program itself and its children, in their network namespace, and nobody else. No call
-fails: natively nobody tells either that no other host has joined a group.
-
 Clients in the kernel (NFS, CIFS, iSCSI, NBD) are not carried: no call of a program's makes their connections. An
 ordinary user may not mount (`EPERM`). What root's mount meets was not tried: the kernel at hand has none of them
 (`ENODEV`).
