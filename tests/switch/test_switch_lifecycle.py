@@ -427,10 +427,11 @@ def test_lists_are_stable_json_and_plain_columns(switch: Switch, python: str) ->
     assert (row["name"], row["tags"], row["services"]) == ("web", ["group=1", "tier=front"], [80])
     assert row["command"].startswith(f"{python} -c ")
     [service] = switch.cli("services", "-o", "json")
-    expected = ["name", "vip", "port", "instance", "program", "bound", "address", "listener"]
+    expected = ["name", "vip", "port", "protocol", "instance", "program", "bound", "address", "listener"]
     expected += ["transport", "balance", "tags", "since_s", "host", "weight", "uid", "published"]
     assert list(service) == expected
     assert (service["name"], service["vip"], service["port"]) == ("web", row["vip"], 80)
+    assert service["protocol"] == "tcp"
     assert service["program"] == row["id"]
     assert 0 <= service["since_s"] < 60
     status = switch.cli("status", "-o", "json")
