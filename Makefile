@@ -85,7 +85,7 @@ bench-udp: venv ## Measure UDP beside native loopback and a bridge; writes docs/
 	@tools/debian-packages.sh iproute2 gcc libc6-dev >/dev/null
 	@$(PYTHON) -m bench.udp $(BENCH_ARGS)
 
-sim: venv ## Simulate up to 5,000 hosts (about 2 minutes on 2 idle cores); writes docs/scale.md
+sim: venv ## Simulate up to 5,000 hosts (about 2 minutes on 2 cores); writes docs/scale.md
 	@$(PYTHON) -m bench.scale $(SIM_ARGS)
 
 clean: ## Remove .venv and everything that was generated
