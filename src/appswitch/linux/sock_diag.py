@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import random
 import socket
 import struct
-from collections.abc import Iterator
 
 _NETLINK_SOCK_DIAG = 4
 _BY_FAMILY = 20
 _DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _DONE, _ERROR = 3, 2
+_BUSY = struct.pack("=i", -errno.EBUSY)
+_TRIES = 5
 _ALL = 0xFFFFFFFF
 LISTEN = 1 << 10
 _RECEIVE_SHUT = 1
@@ -64,20 +68,48 @@ def _cookie(body: bytes, at: int) -> int:
     return int(low | high << 32)
 
 
-def _dump(netlink: socket.socket, request: bytes) -> Iterator[bytes]:
-    netlink.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _DUMP, 1, 0) + request)
+def _dump(netlink: socket.socket, request: bytes) -> list[bytes]:
+    """The bodies of an answer. The socket may be one that other processes ask on, too, or that one died on while it
+    was asking: OSError EBUSY when this answer could not be had whole.
+    """
+    for _ in range(_TRIES):
+        number = random.getrandbits(32)
+        _read_all(netlink)  # what is left over; a dump that somebody began goes on to its end by that
+        netlink.send(_HEADER.pack(_HEADER.size + len(request), _BY_FAMILY, _DUMP, number, 0) + request)
+        answer = _answer(netlink, number)
+        if answer is not None:
+            return answer
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+def _answer(netlink: socket.socket, number: int) -> list[bytes] | None:
+    """What answers the request of this number; None when a part is missing, or another was being answered."""
+    found: list[bytes] = []
     while True:
         try:
             # What the kernel has to say is there at once: nothing is waited for that another might have read.
             data = netlink.recv(1 << 16, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
+        except OSError:
+            return None
         at = 0
         while at + _HEADER.size <= len(data):
-            length, kind, _, _, _ = _HEADER.unpack_from(data, at)
-            if kind == _DONE:
-                return
-            if kind == _ERROR or length < _HEADER.size:
-                return
-            yield data[at + _HEADER.size : at + length]
+            length, kind, _, sequence, _ = _HEADER.unpack_from(data, at)
+            if length < _HEADER.size:
+                return None
+            body = data[at + _HEADER.size : at + length]
             at += (length + 3) & ~3
+            if sequence != number:
+                continue
+            if kind == _ERROR and body[:4] == _BUSY:
+                return None
+            if kind in (_DONE, _ERROR):  # an error: a kernel that has none of these sockets
+                return found
+            found.append(body)
+
+
+def _read_all(netlink: socket.socket) -> None:
+    try:
+        while netlink.recv(1 << 16, socket.MSG_DONTWAIT):
+            pass
+    except OSError:
+        pass

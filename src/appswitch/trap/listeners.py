@@ -417,7 +417,10 @@ class Listeners:
 
     def _forget_closed(self) -> None:
         """Drop the listeners that their programs have closed."""
-        live = self.live()
+        try:
+            live = self.live()
+        except OSError:  # at the next sweep
+            return
         for guest in [guest for guest in self._guests.values() if guest.cookie not in live]:
             del self._guests[guest.cookie]
             self._events.end_watch(guest.handle, guest.number)

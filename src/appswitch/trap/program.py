@@ -414,12 +414,12 @@ class Program:
     def hand_over(self, call: Call, ours: int, cloexec: bool) -> None:
         seccomp.hand_over(self.listener, call.id, ours, cloexec)
 
-    def tcp_cookies(self) -> set[int]:
-        """The TCP sockets in the program's namespace; none when its own process keeps us from asking."""
+    def tcp_cookies(self) -> set[int] | None:
+        """The TCP sockets in the program's namespace; None when that cannot be told now, or is kept from us."""
         try:
             return sock_diag.tcp_cookies(self.diag)
         except OSError:
-            return set()
+            return None
 
 
 def release_items(found: list[tuple[int, epoll.Item]]) -> None:

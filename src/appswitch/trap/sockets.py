@@ -11,7 +11,7 @@ import _socket
 import mmap
 import os
 import struct
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -183,6 +183,16 @@ class Ends:
     def latest(self, most: int) -> Iterator[End]:
         """Those that came last, the last first."""
         return islice(reversed(self._by_cookie.values()), most)
+
+    def newest(self, programs: set[int]) -> set[int]:
+        """The cookies of the last ends of each of these programs, which may have opened any number."""
+        counts: Counter[int] = Counter()
+        found = set()
+        for end in reversed(self._by_cookie.values()):
+            if end.program in programs and counts[end.program] < _FIRST_SLOTS:
+                counts[end.program] += 1
+                found.add(end.cookie)
+        return found
 
     def note_closed(self, cookie: int, closed: bool = True) -> None:
         """In the file: whether the next worker is to take this end for one that is not connected (any more)."""

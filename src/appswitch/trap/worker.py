@@ -263,10 +263,14 @@ class Worker:
         if UNIX in kinds:
             live |= sock_diag.unix_cookies(self.diag)
         if TCP in kinds:
-            for program in self.programs.values():
-                live |= program.tcp_cookies()
-            coming = self.table.programs().keys() - self.programs.keys()  # after a restart they come one by one
-            live |= {end.cookie for end in self.ends._by_cookie.values() if end.program in coming}
+            unsure = self.table.programs().keys() - self.programs.keys()  # after a restart they come one by one
+            for number, program in self.programs.items():
+                cookies = program.tcp_cookies()
+                if cookies is None:
+                    unsure.add(number)
+                else:
+                    live |= cookies
+            live |= self.ends.newest(unsure)
         if kinds.intersection(OF_HOST):
             live |= sock_diag.tcp_cookies(self.diag)
         return live
