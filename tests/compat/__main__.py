@@ -38,9 +38,9 @@ def main() -> int:
     lacking = install([package for case in chosen for package in case.all_packages], BUILD, not options.report)
     if not options.report:
         effort = Effort(10, 5) if options.quick else Effort()
-        tried = [case for case in chosen if not case.waits_for and not set(case.all_packages) & lacking]
+        tried = [case for case in chosen if not set(case.all_packages) & lacking]
         with ThreadPoolExecutor(options.jobs) as pool:
-            plays = [(case, lane) for case in tried for lane in options.lane or LANES]
+            plays = [(case, lane) for case in tried for lane in options.lane or LANES if lane in case.lanes]
             for result in pool.map(lambda pair: _play(pair[0], pair[1], effort), plays):
                 saved[result.key] = result
                 native = saved.get((result.program, result.case, "native"))

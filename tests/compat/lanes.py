@@ -62,11 +62,11 @@ def _two_hosts(command: Command) -> Iterator[Place]:
         hosts.close()
 
 
-NATIVE = "native"
+NATIVE, FORCED_TCP = "native", "one host, tcp"
 LANES: dict[str, Callable[[Command], contextlib.AbstractContextManager[Place]]] = {
     NATIVE: _native,
     "one host": _one_host,
-    "one host, tcp": _tcp,
+    FORCED_TCP: _tcp,
     "two hosts": _two_hosts,
 }
 """By name. Native: every name has a network namespace and an address on a bridge, as a container would."""

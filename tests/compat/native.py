@@ -56,7 +56,7 @@ class Bridged(Switch):
         return [*here, *(os.fspath(word) for word in argv)]
 
     def services(self, who: str | None = None, port: int | None = None) -> list[Row]:
-        words = [need("ss"), "-Hltn", f"sport = :{port}"]
+        words = [need("ss"), "-Hltun", f"sport = :{port}"]
         return [{"name": who, "port": port} for _ in self._namespace(who or "").do(*words).splitlines()]
 
     def close(self) -> None:

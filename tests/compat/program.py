@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .lanes import FORCED_TCP, LANES
 from .scene import Scene
 
 Act = Callable[[Scene], None]
@@ -21,14 +22,19 @@ class Case:
     act: Act
     packages: tuple[str, ...]
     """Those that it needs beside the program's own."""
-    waits_for: str = ""
-    """Why it is not tried yet, when it is not."""
+    udp: bool = False
+    """Whether its data go by datagrams: there is no transport of a connection to choose then."""
     remark: str = ""
     """What is known of why it fails."""
 
     @property
     def all_packages(self) -> tuple[str, ...]:
         return self.program.packages + self.packages
+
+    @property
+    def lanes(self) -> list[str]:
+        """Those that it can be tried in."""
+        return [lane for lane in LANES if not (self.udp and lane == FORCED_TCP)]
 
 
 @dataclass
@@ -42,11 +48,11 @@ class Program:
     def __init__(self, name: str, *packages: str) -> None:
         self.name, self.packages, self.cases = name, packages, []
 
-    def case(self, name: str, *packages: str, waits_for: str = "", remark: str = "") -> Callable[[Act], Act]:
+    def case(self, name: str, *packages: str, udp: bool = False, remark: str = "") -> Callable[[Act], Act]:
         """Declares a case: `NGINX.case("static files", "deb:curl")`."""
 
         def declare(act: Act) -> Act:
-            self.cases.append(Case(self, name, act, packages, waits_for, remark))
+            self.cases.append(Case(self, name, act, packages, udp, remark))
             return act
 
         return declare

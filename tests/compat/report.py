@@ -15,15 +15,11 @@ Results = Mapping[tuple[str, str, str], Result]
 Versions = Mapping[str, str]
 
 
-
-
 def page(programs: Sequence[Program], results: Results, versions: Versions) -> str:
     """The whole page."""
     notes: list[str] = []
     cases = [case for program in programs for case in program.cases]
-    later = [f"- {case.program.name}, {case.name}: {case.waits_for}." for case in cases if case.waits_for]
-    later += [f"- {lack}" for case in cases if not case.waits_for and (lack := _lack(case, versions))]
-    rows = [row(case, results, versions, notes) for case in cases if not case.waits_for]
+    rows = [row(case, results, versions, notes) for case in cases]
     head = ["program", "version", "case", *LANES, "SIGTERM"]
     facts = list(dict.fromkeys(_facts(results)))
     parts = [
@@ -32,7 +28,7 @@ def page(programs: Sequence[Program], results: Results, versions: Versions) -> s
         _table(head, rows),
         _section("What failed", [f"{number}. {text}" for number, text in enumerate(notes, 1)]),
         _section("Further figures", [f"- {fact}" for fact in facts]),
-        _section("Not tried", later),
+        _section("Not tried", [f"- {lack}" for case in cases if (lack := _lack(case, versions))]),
         CANNOT.replace("ROWS", _table(["what", "call", "error"], _impossible())),
     ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -46,6 +42,9 @@ def row(case: Case, results: Results, versions: Versions, notes: list[str]) -> l
     found = [results.get((case.program.name, case.name, lane)) for lane in LANES]
     lacking = _lack(case, versions)
     for lane, result in zip(LANES, found, strict=True):
+        if lane not in case.lanes:
+            cells.append("-")
+            continue
         if result is None or lacking:
             cells.append("not tried")
             continue
@@ -55,7 +54,8 @@ def row(case: Case, results: Results, versions: Versions, notes: list[str]) -> l
             notes.append(f"{case.program.name}, {case.name}, {lane}: {reason}{remark}")
             cells.append(f"**fails** [{len(notes)}]")
         else:
-            cells.append("+".join(result.transports) or "passes")
+            datagrams = ["udp"] if case.udp and lane != NATIVE else []
+            cells.append("+".join([*result.transports, *datagrams]) or "passes")
     cells.append(_ends([result for result in found if result is not None]))
     return cells
 

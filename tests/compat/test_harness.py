@@ -47,18 +47,20 @@ def test_the_page_tells_what_failed_and_what_was_not_tried() -> None:
     program = Program("web", "deb:web")
     program.case("static")(lambda scene: None)
     program.case("other", "deb:lacking")(lambda scene: None)
-    program.case("datagrams", waits_for="it is not written")(lambda scene: None)
+    program.case("datagrams", udp=True)(lambda scene: None)
     found = [
         result("native", End(0, 0.1)),
         result("one host", End(0, 0.1), transports=("unix",)),
         result("two hosts", End(-9, 0.1)),
+        Result("web", "datagrams", "native", ""),
+        Result("web", "datagrams", "one host", ""),
     ]
     text = page([program], {row.key: row for row in found}, {"deb:web": "1.2"})
     assert "| web | 1.2 | static | passes | unix | not tried | **fails** [1] | exit 0 / signal 9; 0.1 s |" in text
     assert "\n1. web, static, two hosts: SIGTERM ended it with -9, natively with 0\n" in text
     assert "web, other: deb:lacking could not be installed." in text
-    assert "- web, datagrams: it is not written." in text
-    assert "1 of 2 runs pass" in text
+    assert "| web | 1.2 | datagrams | passes | udp | - | not tried |" in text
+    assert "2 of 3 runs pass" in text
 
 
 def test_every_program_has_a_case_and_no_two_have_one_name() -> None:

@@ -1,7 +1,9 @@
-"""dig and named over TCP: a zone of 1 MiB is transferred."""
+"""dig and named: a zone of 1 MiB is transferred over TCP, or asked for record by record over UDP."""
+
+from support.program import Program as Running
 
 from ..program import Program
-from ..scene import Scene
+from ..scene import Effort, Scene
 
 DIG = Program("dig", "deb:bind9-dnsutils")
 
@@ -16,17 +18,30 @@ PIECE = 200
 """Bytes of the text in a record."""
 
 
-@DIG.case("AXFR from BIND over TCP", "deb:bind9")
-def transfer(scene: Scene) -> None:
+def _serve(scene: Scene) -> Running:
     text = (scene.work / "text").read_text()
     pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
     scene.write("zone", ZONE + "".join(f'r{number:05} IN TXT "{piece}"\n' for number, piece in enumerate(pieces)))
-    server = scene.server("ns", ["/usr/sbin/named", "-g", "-n", "2", "-c", str(scene.write("named.conf", CONF))], 5353)
+    command = ["/usr/sbin/named", "-g", "-n", "2", "-c", str(scene.write("named.conf", CONF))]
+    return scene.server("ns", command, 5353)
+
+
+@DIG.case("AXFR from BIND over TCP", "deb:bind9")
+def transfer(scene: Scene) -> None:
+    server = _serve(scene)
     ask = "dig +tcp -p 5353 @ns big.example AXFR | awk '$4 == \"TXT\" { gsub(/\"/, \"\", $5); printf \"%s\", $5 }'"
     scene.moves(["sh", "-c", ask], text=True)
     scene.stop(server)
 
 
-@DIG.case("queries over UDP to BIND", waits_for="UDP is not carried yet")
+@DIG.case(
+    "5243 queries over UDP to BIND, each sent once, two clients at once; port 53 is answered by the switch itself",
+    "deb:bind9",
+    udp=True,
+)
 def udp(scene: Scene) -> None:
-    """To be written when it is."""
+    server = _serve(scene)
+    names = "seq -f 'r%05g.big.example TXT' 0 5242"
+    ask = f"{names} | dig -p 5353 +short +tries=1 @ns -f /dev/stdin | tr -d '\\n\"'"
+    scene.moves(["sh", "-c", ask], text=True, effort=Effort(2, 2))
+    scene.stop(server)

@@ -1,4 +1,4 @@
-"""Go's net/http, without cgo: its own resolver, its own use of system calls."""
+"""Go's net and net/http, without cgo: its own resolver, its own use of system calls."""
 
 from support.needs import build_go
 
@@ -26,6 +26,9 @@ def http(scene: Scene) -> None:
     scene.stop(server)
 
 
-@GO.case("UDP", waits_for="UDP is not carried yet")
+@GO.case("net.ListenPacket, net.Dial over UDP", udp=True)
 def udp(scene: Scene) -> None:
-    """To be written when it is."""
+    program = _build(scene)
+    server = scene.server("pieces", [*program, "serve-udp", f"{scene.work}/blob", "7000"], 7000)
+    scene.loops([*program, "get-udp", "pieces:7000"])
+    scene.stop(server)

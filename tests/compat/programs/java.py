@@ -1,4 +1,4 @@
-"""Java: HttpServer with HttpClient, and channels with a selector."""
+"""Java: HttpServer with HttpClient, and channels with a selector, of datagrams, too."""
 
 from ..program import Program
 from ..scene import Scene
@@ -25,6 +25,8 @@ def nio(scene: Scene) -> None:
     scene.stop(server)
 
 
-@JAVA.case("DatagramChannel", waits_for="UDP is not carried yet")
+@JAVA.case("DatagramChannel, DatagramChannel with a selector", udp=True)
 def datagrams(scene: Scene) -> None:
-    """To be written when it is."""
+    server = scene.server("pieces", [*_command(scene), "serve-datagrams", f"{scene.work}/blob", "7000"], 7000)
+    scene.loops([*_command(scene), "datagrams", "pieces:7000"])
+    scene.stop(server)

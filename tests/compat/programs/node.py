@@ -1,4 +1,4 @@
-"""Node.js: http, net and cluster."""
+"""Node.js: http, net, dgram and cluster."""
 
 from ..program import Program
 from ..scene import Scene
@@ -41,6 +41,9 @@ def websocket(scene: Scene) -> None:
     scene.stop(server)
 
 
-@NODE.case("dgram", waits_for="UDP is not carried yet")
+@NODE.case("dgram, dgram", udp=True)
 def dgram(scene: Scene) -> None:
-    """To be written when it is."""
+    source = scene.source("http_node.js")
+    server = scene.server("pieces", ["node", source, "serve-dgram", f"{scene.work}/blob", "7000"], 7000)
+    scene.loops(["node", source, "dgram", "pieces:7000"])
+    scene.stop(server)

@@ -1,6 +1,7 @@
 """Python's own servers and those from PyPI."""
 
 import signal
+import subprocess
 
 from ..program import Program
 from ..scene import Scene
@@ -90,6 +91,13 @@ def untrapped(scene: Scene) -> None:
     scene.stop(server)
 
 
-@AIOQUIC.case("HTTP/3", waits_for="UDP is not carried yet")
+@AIOQUIC.case("HTTP/3, with QUIC's own retransmission", "deb:openssl", udp=True)
 def quic(scene: Scene) -> None:
-    """To be written when it is."""
+    source, python = scene.source("http3.py"), f"{scene.venv}/python"
+    key, certificate = scene.work / "key.pem", scene.client_work / "certificate.pem"
+    subject = ["-subj", "/CN=web", "-addext", "subjectAltName=DNS:web"]
+    words = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate), *subject]
+    subprocess.run(["openssl", "req", "-x509", *words], check=True, capture_output=True)
+    server = scene.server("web", [python, source, "serve", f"{scene.work}/blob", "443", certificate, key], 443)
+    scene.loops([python, source, "get", "web:443", certificate])
+    scene.stop(server)

@@ -1,10 +1,13 @@
 import com.sun.net.httpserver.HttpServer;
 import java.net.InetSocketAddress;
+import java.net.SocketAddress;
+import java.net.SocketTimeoutException;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.nio.ByteBuffer;
+import java.nio.channels.DatagramChannel;
 import java.nio.channels.SelectionKey;
 import java.nio.channels.Selector;
 import java.nio.channels.ServerSocketChannel;
@@ -12,6 +15,7 @@ import java.nio.channels.SocketChannel;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.MessageDigest;
+import java.util.Arrays;
 import java.util.HexFormat;
 import java.util.Iterator;
 import java.util.concurrent.Callable;
@@ -19,12 +23,16 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.Future;
 
-/** serve FILE PORT | serve-nio FILE PORT | get URL TIMES AT_ONCE SHA256 | nio HOST:PORT TIMES AT_ONCE SHA256. */
+/**
+ * serve FILE PORT | serve-nio FILE PORT | serve-datagrams FILE PORT, and with TIMES AT_ONCE SHA256 after it: get URL |
+ * nio HOST:PORT | datagrams HOST:PORT.
+ */
 class Web {
     public static void main(String[] args) throws Exception {
         switch (args[0]) {
             case "serve" -> serve(Files.readAllBytes(Path.of(args[1])), Integer.parseInt(args[2]));
             case "serve-nio" -> serveNio(Files.readAllBytes(Path.of(args[1])), Integer.parseInt(args[2]));
+            case "serve-datagrams" -> serveDatagrams(Files.readAllBytes(Path.of(args[1])), Integer.parseInt(args[2]));
             default -> many(args);
         }
     }
@@ -70,9 +78,55 @@ class Web {
         }
     }
 
+    /** A datagram asks for the piece of its number; an empty piece is the end. No side repeats anything. */
+    static final int PIECE = 16384;
+
+    static void serveDatagrams(byte[] data, int port) throws Exception {
+        DatagramChannel channel = DatagramChannel.open().bind(new InetSocketAddress(port));
+        ByteBuffer message = ByteBuffer.allocate(4 + PIECE);
+        while (true) {
+            SocketAddress from = channel.receive(message.clear().limit(4));
+            int at = message.getInt(0) * PIECE;
+            message.limit(4 + Math.max(0, Math.min(PIECE, data.length - at)));
+            message.put(data, Math.min(at, data.length), message.remaining()).flip();
+            channel.send(message, from);
+        }
+    }
+
+    /** Registered with a selector; connected, so that it hears the server alone. */
+    static byte[] datagrams(String where) throws Exception {
+        String[] parts = where.split(":");
+        ByteBuffer data = ByteBuffer.allocate(4 << 20);
+        ByteBuffer message = ByteBuffer.allocate(4 + PIECE);
+        try (Selector selector = Selector.open(); DatagramChannel channel = DatagramChannel.open()) {
+            channel.configureBlocking(false);
+            channel.register(selector, SelectionKey.OP_READ);
+            channel.connect(new InetSocketAddress(parts[0], Integer.parseInt(parts[1])));
+            for (int number = 0;; number++) {
+                channel.write(message.clear().putInt(number).flip());
+                if (selector.select(30_000) == 0) {
+                    throw new SocketTimeoutException("nothing came for piece " + number);
+                }
+                selector.selectedKeys().clear();
+                channel.read(message.clear());
+                if (message.flip().getInt() != number) {
+                    throw new IllegalStateException("another piece");
+                }
+                if (!message.hasRemaining()) {
+                    return Arrays.copyOf(data.array(), data.position());
+                }
+                data.put(message);
+            }
+        }
+    }
+
     static void many(String[] args) throws Exception {
         ExecutorService pool = Executors.newFixedThreadPool(Integer.parseInt(args[3]));
-        Callable<byte[]> once = args[0].equals("get") ? () -> get(args[1]) : () -> nio(args[1]);
+        Callable<byte[]> once = switch (args[0]) {
+            case "get" -> () -> get(args[1]);
+            case "nio" -> () -> nio(args[1]);
+            default -> () -> datagrams(args[1]);
+        };
         Callable<Void> checked = () -> {
             byte[] sum = MessageDigest.getInstance("SHA-256").digest(once.call());
             if (!HexFormat.of().formatHex(sum).equals(args[4])) {
