@@ -72,7 +72,8 @@ def test_tables_agree_after_anything(scene: Scene) -> None:
         host.namespace.drop("numgen random mod 100 < 30")
     scene.change()
     scene.agree()
-    assert all(host.namespace.dropped() > 10 for host in lab)
+    wait_until(lambda: all(host.namespace.dropped() > 10 for host in lab), lambda: "some losses at each host")
+    scene.agree()
     for host in lab:
         host.namespace.pass_all()
     scene.agree()
@@ -84,7 +85,8 @@ def test_tables_agree_after_anything(scene: Scene) -> None:
         for _ in range(3):
             scene.change()
         scene.agree()
-        assert all(count > 20 for [count] in delayed)
+        wait_until(lambda: all(count > 20 for [count] in delayed), lambda: "some delays at each host")
+        scene.agree()
 
     # One hears nothing of two, which hears it: others vouch for both, and tell one what two says.
     one.namespace.drop(f"ip saddr {two.address}")
