@@ -7,6 +7,10 @@ from appswitch.switch.children import PidRing
 from appswitch.trap.delivery import Peers
 
 
+#: Above every process id that Linux gives (2^22, proc(5)): none is this process's own, which counts as entered.
+FIRST = 2**22 + 1
+
+
 def entered(path: Path) -> set[int]:
     peers = Peers(str(path))
     peers._read()
@@ -15,15 +19,15 @@ def entered(path: Path) -> set[int]:
 
 def test_what_a_worker_made_is_known_a_thousand_workers_later(tmp_path: Path) -> None:
     ring = PidRing(str(tmp_path / "pids"))
-    for pid in range(1, 1000):
+    for pid in range(FIRST, FIRST + 999):
         ring.add(pid)
     ring = PidRing(str(tmp_path / "pids"), ring.count)
-    ring.add(1000)
-    assert entered(tmp_path / "pids") == set(range(1, 1001))
+    ring.add(FIRST + 999)
+    assert entered(tmp_path / "pids") == set(range(FIRST, FIRST + 1000))
 
 
 def test_the_newest_takes_the_place_of_the_oldest(tmp_path: Path) -> None:
     ring = PidRing(str(tmp_path / "pids"))
-    for pid in range(1, 5001):
+    for pid in range(FIRST, FIRST + 5000):
         ring.add(pid)
-    assert entered(tmp_path / "pids") == set(range(5001 - 4096, 5001))
+    assert entered(tmp_path / "pids") == set(range(FIRST + 5000 - 4096, FIRST + 5000))
