@@ -207,13 +207,13 @@ def receive(control: socket.socket, role: str) -> Iterator[tuple[dict[str, Any],
             log.error("%s said something unintelligible: %s", role, error)
             for fd in fds:
                 os.close(fd)
-            control.recv(1)
+            wire.skip(control)
             continue
         try:
             yield message, fds
         finally:
             if control.fileno() >= 0:
-                control.recv(1)
+                wire.skip(control)
 
 
 def receive_last(control: socket.socket, role: str) -> Iterator[tuple[dict[str, Any], list[int]]]:

@@ -106,13 +106,28 @@ def send_with_fds(sock: socket.socket, data: bytes | memoryview, fds: Sequence[i
 
 def receive_with_fds(sock: socket.socket, flags: int = 0, most: int = FDS_LIMIT) -> tuple[bytes, list[int]]:
     """One recvmsg(2) with these flags; its descriptors, at most `most`, are close-on-exec, and ours to close."""
-    room = socket.CMSG_SPACE(most * 4)
-    data, ancillary, _, _ = sock.recvmsg(1 << 16, room, flags | socket.MSG_CMSG_CLOEXEC)
+    room, flags = socket.CMSG_SPACE(most * 4), flags | socket.MSG_CMSG_CLOEXEC
+    try:
+        data, ancillary, _, _ = sock.recvmsg(1 << 16, room, flags)
+    except ConnectionResetError:  # see `skip`
+        data, ancillary, _, _ = sock.recvmsg(1 << 16, room, flags)
     fds = array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(content[: len(content) // fds.itemsize * fds.itemsize])
     return data, list(fds)
+
+
+def skip(sock: socket.socket) -> None:
+    """Take the next message off a SOCK_SEQPACKET socket, after a look at it (MSG_PEEK).
+
+    Of a process that died before it had read all that was sent to it, the kernel tells once by ECONNRESET, and ahead
+    of what it said itself: that is still to be read.
+    """
+    try:
+        sock.recv(1)
+    except ConnectionResetError:
+        sock.recv(1)
 
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = (), limit: int = REQUEST_LIMIT) -> None:

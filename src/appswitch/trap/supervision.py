@@ -22,8 +22,11 @@ class Supervisor:
         return self._control.fileno()
 
     def receive(self) -> tuple[dict[str, Any], list[int]] | None:
-        """The next message and its descriptors; None when the supervisor has closed the line."""
-        data, fds, _, _ = socket.recv_fds(self._control, 65536, _FDS_MOST)
+        """The next message and its descriptors; None when the supervisor has closed the line, or died."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, 65536, _FDS_MOST)
+        except ConnectionResetError:  # with messages of ours unread
+            return None
         return (json.loads(data), list(fds)) if data else None
 
     def tell(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
