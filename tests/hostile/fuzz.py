@@ -426,7 +426,7 @@ class Bench:
                     os.close(fd)
                 message = json.loads(data)
                 if message["op"] == "forget":
-                    self.worker.listeners.has_left(message["key"])
+                    self.worker.listeners.natives.forgotten(message["key"])
 
     def _call(self, step: Step) -> Call:
         self._ids += 1
@@ -454,7 +454,7 @@ class Bench:
             "ends": worker.ends._by_cookie,
             "listeners": worker.listeners._by_cookie,
             "natives": worker.listeners._natives,
-            "leaving": worker.listeners._leaving,
+            "leaving": worker.listeners.natives._leaving,
             "connecting": worker.connecting,
             "held": worker.held,
             "looks": worker.waits._looks,

@@ -170,7 +170,7 @@ class Arrival:
             self.give_up(f"header_{refused.reason}", str(refused))
             return
         if listener.windows.full:
-            worker.listeners.renew_epoch(listener)
+            worker.listeners.real_ports.renew_epoch(listener)
         verdict = check(header.tags, listener.row.tags)
         if not verdict.allowed:
             _deny(worker, listener, header, verdict.rule)

@@ -115,7 +115,7 @@ class Loop:
             self._join(Node.of(message))
             self._supervisor.tell({"op": "node"})
         elif message["op"] == "forgotten":
-            self._worker.listeners.has_left(message["key"])
+            self._worker.listeners.natives.forgotten(message["key"])
 
     def _join(self, node: Node) -> None:
         """This host's place in its cluster, at the worker's start and whenever it changes."""

@@ -5,14 +5,23 @@ from __future__ import annotations
 import _socket
 import errno
 import logging
+import os
 import random
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+from ..header.identity import EPOCH_SIZE
+from ..header.window import Windows
 from ..linux.view import view
 from ..model.address import show
+from ..model.service import Service
 from ..table.counters import Counters
+from ..table.store import Table
+from .events import Events
+from .hosts import Hosts
 from .options import Node
 from .sockets import Listener
 
@@ -21,8 +30,80 @@ log = logging.getLogger("appswitch.worker")
 #: So many are taken at a time: a flood must not keep other programs waiting.
 _AT_ONCE = 64
 _BACKLOG = 1024
+#: Seconds until a worker without descriptors looks again at what has come from other hosts.
+_PAUSE = 0.1
 _INET, _STREAM = int(socket.AF_INET), int(socket.SOCK_STREAM)  # which family it is matters to nobody here
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
+
+
+class RealPorts:
+    """The real ports of this worker's listeners: opened, attended to, closed. `arrived` is told that somebody has
+    connected to one.
+    """
+
+    def __init__(self, table: Table, events: Events, hosts: Hosts, arrived: Callable[[Listener], object]) -> None:
+        self._table = table
+        self._events = events
+        self._hosts = hosts
+        self._arrived = arrived
+
+    def open(self, listener: Listener) -> None:
+        """Attend to a real port of the service from now on, if it is to have one."""
+        row = listener.row
+        if not self._has_one(row):
+            return
+        opened = listen(self._hosts.node, listener.family)
+        if opened is not None:
+            real, address = opened
+            listener.row = replace(row, real=(address, real.getsockname()[1]))
+            listener.real = real.detach()
+            self._watch(listener)
+            self._begin_epoch(listener)
+
+    def _has_one(self, row: Service) -> bool:
+        """To others of its virtual IP on other hosts loopback is one address; elsewhere nobody comes to it."""
+        return not row.alone and bool(self._hosts.node.host or not row.own_only)
+
+    def _begin_epoch(self, listener: Listener) -> None:
+        """Headers that were written for it until now are good no more."""
+        if self._hosts.node.host:
+            listener.row = replace(listener.row, epoch=os.urandom(EPOCH_SIZE))
+            listener.windows = Windows()
+
+    def _watch(self, listener: Listener) -> None:
+        listener.real_handle = self._events.watch(listener.real, lambda _: self._arrived(listener))
+
+    def pause(self, listener: Listener) -> None:
+        """There is no room for what comes to it: it stays in the kernel's queue for a moment."""
+        port, handle = listener.real, listener.real_handle
+        self._events.unwatch(port, handle)
+
+        def go_on() -> None:
+            if listener.real == port and listener.real_handle == handle:
+                self._watch(listener)
+
+        self._events.after(time.monotonic() + _PAUSE, go_on)
+
+    def close(self, listener: Listener) -> None:
+        if listener.real >= 0:
+            self._events.forget(listener.real_handle)
+            os.close(listener.real)
+            listener.real = -1
+
+    def reopen(self, listener: Listener) -> None:
+        """Elsewhere, and told to all."""
+        if not self._has_one(listener.row) and not listener.row.real[0]:
+            return
+        self.close(listener)
+        listener.row = replace(listener.row, real=("", 0), epoch=b"", version=listener.row.version + 1)
+        self.open(listener)
+        self._table.put_service(listener.row)
+
+    def renew_epoch(self, listener: Listener) -> None:
+        """So many senders have called that no more can be remembered: begin anew."""
+        self._begin_epoch(listener)
+        listener.row = replace(listener.row, version=listener.row.version + 1)
+        self._table.put_service(listener.row)
 
 
 def listen(node: Node, family: int) -> tuple[socket.socket, str] | None:

@@ -100,7 +100,7 @@ class Worker:
                     arrived(self, listener, arrival, address)
             except OSError as error:
                 self.is_short(error)
-                self.listeners.pause_real(listener)
+                self.listeners.real_ports.pause(listener)
 
         self.listeners = Listeners(
             self.table,

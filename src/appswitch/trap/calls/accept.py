@@ -62,7 +62,7 @@ def _accept(worker: Worker, program: Program, call: Call, flags: int) -> None:
             raise Failure(errno.EINVAL)
         if listener.waiting:
             # a parked call of this thread is over if the thread calls again
-            worker.listeners.forget_waiter(listener, call.tid)
+            worker.listeners.accepting.forget_waiter(listener, call.tid)
         try:
             taken = take(worker, sock)
         except ShutDown:
@@ -75,7 +75,7 @@ def _accept(worker: Worker, program: Program, call: Call, flags: int) -> None:
             raise Failure(errno.EAGAIN)
         else:
             _wait(worker, listener, Waiter(program, call, as_int(call.a0), flags), sock)
-        worker.listeners.let_go(listener)
+        worker.listeners.accepting.let_go(listener)
     finally:
         release(sock)
 
@@ -120,7 +120,7 @@ def bring(worker: Worker, listener: Listener, end: int, note: Note) -> None:
     To a thread that waits in accept(), or into the queue. BlockingIOError: that is full. Another OSError: the listener
     is closed.
     """
-    while (waiter := worker.listeners.next_waiter(listener)) is not None:
+    while (waiter := worker.listeners.accepting.next_waiter(listener)) is not None:
         copy = os.dup(end)
         if give(worker, waiter, listener, copy, note):
             return
@@ -195,13 +195,13 @@ def _wait(worker: Worker, listener: Listener, waiter: Waiter, sock: Borrowed) ->
     if (seconds or micros) and timeout != SHORTEST:
         waiter.deadline = time.monotonic() + seconds + micros / 1e6
         waiter.expire = lambda: _time_out(worker, listener, waiter)
-    worker.listeners.wait(listener, waiter, sock.fileno())
+    worker.listeners.accepting.wait(listener, waiter, sock.fileno())
 
 
 def _time_out(worker: Worker, listener: Listener, waiter: Waiter) -> None:
     if not waiter.done:
         del listener.waiting[waiter.call.tid]
-        worker.listeners.let_go(listener)
+        worker.listeners.accepting.let_go(listener)
         waiter.program.fail(waiter.call, errno.EAGAIN)
         worker.unpark(waiter)
 
@@ -210,7 +210,7 @@ def resume(worker: Worker, listener: Listener) -> None:
     """Something has arrived (or the listener was shut down): serve the parked calls, so many in a turn."""
     listeners = worker.listeners
     for _ in range(_AT_ONCE):
-        if not listeners.still_waited_for(listener):
+        if not listeners.accepting.still_waited_for(listener):
             return
         try:
             taken = take(worker, view(listener.number))
@@ -220,14 +220,14 @@ def resume(worker: Worker, listener: Listener) -> None:
             worker.events.after(time.monotonic() + _SHORT, lambda: resume(worker, listener))
             return
         except ShutDown:
-            if (waiter := listeners.next_waiter(listener)) is not None:
+            if (waiter := listeners.accepting.next_waiter(listener)) is not None:
                 waiter.program.fail(waiter.call, errno.EINVAL)
                 worker.unpark(waiter)
             continue
         if taken is None:
-            listeners.arm(listener, listener.number)
+            listeners.accepting.arm(listener, listener.number)
             return
-        waiter = listeners.next_waiter(listener)
+        waiter = listeners.accepting.next_waiter(listener)
         if waiter is None or not give(worker, waiter, listener, *taken):
             put_back(worker, listener, *taken)
         worker.room.made(listener.cookie)

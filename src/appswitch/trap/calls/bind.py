@@ -45,7 +45,7 @@ def bind(worker: Worker, program: Program, call: Call) -> None:
         port = int.from_bytes(raw[2:4], "big")
         if port:
             worker.listeners.drop_closed(program, port)
-            worker.listeners.when_left(program, port, call, lambda: program.proceed(call))
+            worker.listeners.natives.when_free(program, port, call, lambda: program.proceed(call))
             return
         cookie = cookie_of(sock)
         if cookie not in program.bound_unheard:

@@ -276,7 +276,7 @@ def _reach(attempt: Attempt, reach: Reach, port: int) -> None:
                 return
             break
         listener = _note_server(attempt, row)
-        if listener is not None and listener.waiting and worker.listeners.still_waited_for(listener):
+        if listener is not None and listener.waiting and worker.listeners.accepting.still_waited_for(listener):
             _join(attempt, row.transport, _Parked(worker, listener), note)
             return
         try:

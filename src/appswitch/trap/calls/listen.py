@@ -127,7 +127,7 @@ def _begin(
     except Failure as failure:
         if failure.errno != errno.EADDRINUSE or not worker.listeners.drop_closed(program, port):
             raise
-        worker.listeners.when_left(program, port, call, lambda: worker.handle(listen, program, call))
+        worker.listeners.natives.when_free(program, port, call, lambda: worker.handle(listen, program, call))
         return
     flags = program.status_flags(call, number)
     identity = program.identity
@@ -180,7 +180,7 @@ def _begin(
         worker.listeners.check_balance(row)
         try:
             worker.listeners.add(listener)
-            worker.listeners.keep_native(program, listener)
+            worker.listeners.natives.keep(program, listener)
             worker.table.put_service(listener.row)
             program.exchange(call, number, held.fileno(), stand_in.fileno())
             worker.listeners.changed(listener.row)
