@@ -56,3 +56,15 @@ def thread_group(tid: int) -> int:
             if line.startswith(b"Tgid:"):
                 return int(line[5:])
     raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+
+def copy_of(pid: int, number: int) -> int:
+    """Our own descriptor for another process's `number`; -1 when it cannot be had."""
+    try:
+        handle = open_thread(pid)
+        try:
+            return copy_descriptor(handle, number)
+        finally:
+            os.close(handle)
+    except OSError:
+        return -1

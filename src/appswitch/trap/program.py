@@ -9,10 +9,11 @@ import os
 from collections import OrderedDict
 from socket import SOL_SOCKET, socket
 
-from ..linux import epoll, pidfd, procfs, procmem, seccomp, sock_diag
+from ..linux import pidfd, procfs, procmem, seccomp, sock_diag
 from ..linux.seccomp import Call
 from ..linux.view import View, view
 from ..model.identity import Identity
+from .epolls import Epolls
 from .options import ProgramOptions
 
 SO_COOKIE, SO_NETNS_COOKIE = 57, 71
@@ -21,11 +22,6 @@ _THREADS_KEPT = 512
 _GROUPS_KEPT = 1 << 14
 _TOUCHED_KEPT = 4096
 _FDINFO_KEPT = 64
-#: Beyond this many epolls in one process a socket is not searched in each of them: TCP is always right.
-EPOLLS_SEARCHED, _SEARCHED_ONCE, _ANY_NUMBER = 16, 256, 1 << 30
-#: An epoll's list is asked for at each connect() only while it is shorter (bytes, some 200 registrations): the kernel
-#: takes 2 µs for each item, and the program's own threads wait meanwhile. A large one is asked again after so many.
-_EPOLL_LARGE, _LARGE_SPARED = 16_000, 256
 
 Borrowed = View
 
@@ -93,18 +89,14 @@ class Program:
         #: Sockets bound to a port of our choice by a call that was interrupted before it could be answered.
         self.bound_unheard: set[int] = set()
         self._pidfds: OrderedDict[int, int] = OrderedDict()
-        self._epoll_round = 0
-        #: By process: the round, and the epolls of its own, or also of others, as (process, number).
-        self._epolls: dict[int, tuple[int, list[tuple[int, int]]]] = {}
-        self._large_epolls: dict[tuple[int, int], int] = {}
         self._groups: dict[int, int] = {}
-        self._epoll_copies: list[int] = []
+        self.epolls = Epolls(self.group)
         self._fdinfo: dict[tuple[int, int], int] = {}
 
     def close(self) -> None:
         self.forget_threads()
-        for fd in (self.listener, *self._epoll_copies):
-            os.close(fd)
+        self.epolls.close()
+        os.close(self.listener)
         self.listener = -1
         for sock in (self.diag, *self.acceptors.values()):
             sock.close()
@@ -136,7 +128,7 @@ class Program:
                     raise
             os.close(self._pidfds.pop(tid))
             self._groups.pop(tid, None)
-            self._epolls.pop(tid, None)
+            self.epolls.forget(tid)
         handle = pidfd.open_thread(tid)
         if not seccomp.valid(self.listener, call.id):
             os.close(handle)
@@ -215,115 +207,6 @@ class Program:
             found = self._groups[tid] = pidfd.thread_group(tid)
         return found
 
-    # epolls -----------------------------------------------------------------------------------------
-
-    @property
-    def uses_epoll(self) -> bool:
-        return self._epoll_round > 0
-
-    def epoll_made(self) -> None:
-        """The program is making an epoll: its processes' descriptors are to be looked through again."""
-        self._epoll_round += 1
-
-    def in_epoll(self, call: Call, number: int, ours: int, most: int = _ANY_NUMBER) -> list[tuple[int, int]] | None:
-        """(thread, number) of the epolls in which the caller's socket is registered under `number`; None when there
-        are more than `most` epolls, too many to ask.
-        """
-        if not self._epoll_round:
-            return []
-        group = self.group(call.tid)
-        seen, places = self._epolls.get(group, (0, []))
-        known, fresh = places, seen != self._epoll_round
-        if fresh:
-            if len(self._epolls) > _THREADS_KEPT:
-                self._epolls.clear()
-            places = [(group, n) for n in procfs.descriptors_of_kind(call.tid, epoll.EVENTPOLL)]
-            self._epolls[group] = (self._epoll_round, places)
-        if len(places) > most:
-            return None
-        if not fresh or set(known) <= set(places):
-            found, gone = self._ask_epolls(call, places, number, ours)
-            if fresh or not gone:
-                return found
-        # One that this process had has another number now or was closed, and may be another process's by fork() or
-        # SCM_RIGHTS.
-        namespace = procfs.network_namespace(call.tid)
-        others = [pid for pid in procfs.processes() if pid != group and procfs.network_namespace(pid) == namespace]
-        places = [(pid, n) for pid in (group, *others) for n in procfs.descriptors_of_kind(pid, epoll.EVENTPOLL)]
-        if len(places) > _SEARCHED_ONCE:
-            return None
-        found, _ = self._ask_epolls(call, places, number, ours)
-        self._epolls[group] = (self._epoll_round, [place for place in places if place[0] == group or place in found])
-        return found
-
-    def _ask_epolls(
-        self, call: Call, places: list[tuple[int, int]], number: int, ours: int
-    ) -> tuple[list[tuple[int, int]], bool]:
-        """Those of the epolls that have the socket; and whether one of them was no epoll any more."""
-        group, gone, found = self._groups[call.tid], False, []
-        for pid, n in places:
-            tid = call.tid if pid == group else pid  # the first thread may have ended
-            registered = epoll.registered(tid, n, number, ours)
-            gone = gone or registered is None
-            if registered:
-                found.append((tid, n))
-        return found, gone
-
-    def movable(self, call: Call, number: int, ours: int) -> list[tuple[int, epoll.Item]] | None:
-        """Wherever the caller's socket is registered: (a copy of the epoll's descriptor, the item), under whatever
-        number. None when it may be registered where it cannot be moved: an EPOLLONESHOT that has fired, a large epoll,
-        many epolls. The copies are the caller's.
-        """
-        places = self.in_epoll(call, number, ours, EPOLLS_SEARCHED)
-        if not places:
-            return None if places is None else []
-        found: list[tuple[int, epoll.Item]] = []
-        inode = os.fstat(ours).st_ino
-        for place in places:
-            items = self._items(place, inode)
-            if items is None or not all(item.armed for item in items) or (copy := self.copy_from(*place)) < 0:
-                release_items(found)
-                return None
-            # each beyond the one number at which it cannot be used
-            found += [(fcntl.fcntl(copy, fcntl.F_DUPFD_CLOEXEC, item.number + 1), item) for item in items]
-            os.close(copy)
-        return found
-
-    def _items(self, place: tuple[int, int], inode: int) -> list[epoll.Item] | None:
-        """None, and the kernel is not asked, for an epoll that had many when it was last asked about."""
-        key = self.group(place[0]), place[1]
-        spare = self._large_epolls.get(key, 0)
-        if spare:
-            self._large_epolls[key] = spare - 1
-            return None
-        items, length = epoll.items(*place, inode)
-        if length > _EPOLL_LARGE:
-            if len(self._large_epolls) > _THREADS_KEPT:
-                self._large_epolls.clear()
-            self._large_epolls[key] = _LARGE_SPARED
-        return items
-
-    def registrations(self, call: Call, number: int, ours: int) -> list[tuple[int, int, int]]:
-        """(a copy of the epoll's descriptor, events, data) wherever the caller's socket is registered.
-
-        The copies belong to the program object until its next call of this.
-        """
-        for fd in self._epoll_copies:
-            os.close(fd)
-        self._epoll_copies.clear()
-        if not self._epoll_round:
-            return []
-        found = []
-        for place in self.in_epoll(call, number, ours) or ():
-            item = epoll.registration(*place, number)
-            if item is not None and (copy := self.copy_from(*place)) >= 0:
-                if copy == number:  # the one number at which it cannot be used
-                    copy = os.dup(copy)
-                    os.close(number)
-                self._epoll_copies.append(copy)
-                found.append((copy, *item))
-        return found
-
     def holders(self, call: Call, inode: int) -> list[tuple[int, int]]:
         """(process, number) of every descriptor of the socket, in the caller's process and in others of its program."""
         link = f"socket:[{inode}]"
@@ -346,17 +229,6 @@ class Program:
             if procfs.network_namespace(pid) == namespace
             for tid in procfs.threads(pid)
         ]
-
-    def copy_from(self, pid: int, number: int) -> int:
-        """A copy of another process's descriptor; -1 when it cannot be had."""
-        try:
-            handle = pidfd.open_thread(pid)
-            try:
-                return pidfd.copy_descriptor(handle, number)
-            finally:
-                os.close(handle)
-        except OSError:
-            return -1
 
     # options set before connect() ---------------------------------------------------------------------
 
@@ -403,13 +275,7 @@ class Program:
             self.replace(call, new, n, cloexec)
         # after that, so that nothing has changed when the call was cancelled; `old` is ours, and its items still there
         for n in numbers:
-            self.move_registrations(call, n, old, new)
-
-    def move_registrations(self, call: Call, number: int, old: int, new: int) -> None:
-        """In the caller's epolls let `new` take the place that `old` has under this number; both are ours."""
-        if self._epoll_round:
-            for place, events, data in self.registrations(call, number, old):
-                epoll.move(place, number, old, new, events, data)
+            self.epolls.move(call, n, old, new)
 
     def hand_over(self, call: Call, ours: int, cloexec: bool) -> None:
         seccomp.hand_over(self.listener, call.id, ours, cloexec)
@@ -420,13 +286,6 @@ class Program:
             return sock_diag.tcp_cookies(self.diag)
         except OSError:
             return None
-
-
-def release_items(found: list[tuple[int, epoll.Item]]) -> None:
-    """Let the copies of epolls go that `movable` gave."""
-    for copy, _ in found:
-        os.close(copy)
-    found.clear()
 
 
 def as_int(value: int) -> int:

@@ -26,8 +26,9 @@ from ...model.resolve import Deny, Reach, Refuse
 from ...model.service import Service
 from .. import delivery, options
 from ..delivery import Note
+from ..epolls import release_items
 from ..filter import SO_ERROR, SO_PROTOCOL, SO_RCVBUF
-from ..program import Borrowed, Failure, Program, as_int, cookie_of, release_items
+from ..program import Borrowed, Failure, Program, as_int, cookie_of
 from ..sockets import TCP, UNIX, End, Listener
 from ..transports import egress, queue, remote, tcp, unix
 from ..transports.attempt import Attempt, inside, raw_connect

@@ -8,5 +8,5 @@ from ..worker import Worker
 
 
 def create(worker: Worker, program: Program, call: Call) -> None:
-    program.epoll_made()
+    program.epolls.made()
     program.proceed(call)

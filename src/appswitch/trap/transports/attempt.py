@@ -9,12 +9,13 @@ import os
 import socket
 from socket import IPPROTO_TCP, SOL_SOCKET, TCP_INFO
 
-from ...linux import epoll, libc, procfs, sockaddr
+from ...linux import epoll, libc, pidfd, procfs, sockaddr
 from ...linux.seccomp import Call
 from ...linux.view import view
 from ...model.address import LOOPBACK4, LOOPBACK6, is_any, is_loopback, pack
 from ..delivery import Note
-from ..program import Borrowed, Program, release_items
+from ..epolls import release_items
+from ..program import Borrowed, Program
 from ..sockets import TCP, End, Options
 from ..surroundings import MAPPED_LOOPBACK
 from ..worker import Worker
@@ -148,7 +149,7 @@ class Attempt:
     def find_registrations(self) -> bool:
         """Where the caller's epolls have its socket, for `swap`; False when it cannot be moved there."""
         release_items(self.registered)
-        found = self.program.movable(self.call, self.number, self.sock.fileno())
+        found = self.program.epolls.movable(self.call, self.number, self.sock.fileno())
         self.registered = found or []
         return found is not None
 
@@ -192,7 +193,7 @@ class Attempt:
         copies: list[int] = []
         try:
             for pid, number in holders:
-                if (pid != here or program.uses_epoll) and (old := program.copy_from(pid, number)) >= 0:
+                if (pid != here or program.epolls.any) and (old := pidfd.copy_of(pid, number)) >= 0:
                     copies.append(old)
                     if pid != here or not self._register_dup(number, old, ours):
                         self.sock, self.closed = view(copies.pop()), False
@@ -215,7 +216,7 @@ class Attempt:
 
     def _register_dup(self, number: int, old: int, ours: _socket.socket) -> bool:
         """Have `ours` in the epolls that have the caller's socket under a dup's number; False if that cannot be."""
-        found = self.program.movable(self.call, number, old)
+        found = self.program.epolls.movable(self.call, number, old)
         if found is None:
             return False
         there = {item.number for _, item in self.registered}
@@ -236,7 +237,7 @@ class Attempt:
             program.exchange(call, self.number, self.sock.fileno(), ours)
             return
         program.replace(call, ours, self.number, bool(self.describe() & os.O_CLOEXEC))
-        program.move_registrations(call, self.number, self.sock.fileno(), ours)
+        program.epolls.move(call, self.number, self.sock.fileno(), ours)
         self.closed = True
         if not self.worker.last_reference.close_and_tell(self.sock.fileno()):
             self._exchange_dups(ours)
@@ -248,7 +249,7 @@ class Attempt:
                 old = program.copy(call, number)
                 try:
                     program.replace(call, ours, number, bool(program.status_flags(call, number) & os.O_CLOEXEC))
-                    program.move_registrations(call, number, old, ours)
+                    program.epolls.move(call, number, old, ours)
                 finally:
                     os.close(old)
         except OSError as error:

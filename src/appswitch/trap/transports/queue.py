@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from socket import SOL_SOCKET
 
-from ...linux import procfs, seccomp
+from ...linux import pidfd, procfs, seccomp
 from ...linux.seccomp import Call
 from ...linux.view import view
 from ...model.service import Service
@@ -127,7 +127,7 @@ class Holder:
         return -1
 
     def _copy(self, pid: int, number: int) -> int:
-        fd = self._program.copy_from(pid, number)
+        fd = pidfd.copy_of(pid, number)
         if fd >= 0 and os.fstat(fd).st_ino != self._inode:
             os.close(fd)
             return -1

@@ -44,7 +44,7 @@ def fits(attempt: Attempt, asked_by_service: str) -> bool:
         return False
     if _RESET_AT_CLOSE in attempt.carried():
         return False
-    return not program.uses_epoll or attempt.find_registrations()
+    return not program.epolls.any or attempt.find_registrations()
 
 
 def join(attempt: Attempt, deliver: Deliver, note: Note) -> None:
