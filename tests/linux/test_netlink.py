@@ -5,50 +5,28 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import pickle
-import select
 import socket
 import struct
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from appswitch.linux import libc, namespace, netlink
+from linux import children
+from linux.children import AS_ROOT, NOBODY
 
-NOBODY = 65534
-AS_ROOT = os.geteuid() == 0
 CLONE_NEWNET = 0x40000000
 
 
 def in_child(work: Callable[[], Any], *, user: bool = True) -> Any:
     """What `work` returns in a forked child, in namespaces of its own (an ordinary user's when `user`)."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            if AS_ROOT and user:
-                os.setgroups([])
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
-                libc.call("prctl", 4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: else /proc/self belongs to root
-            namespace.enter(user=user)
-            outcome = (True, work())
-        except BaseException:
-            outcome = (False, traceback.format_exc())
-        os.write(writer, pickle.dumps(outcome))
-        os._exit(0)
-    os.close(writer)
-    try:
-        assert select.select([reader], [], [], 20)[0], "the child does not answer"
-        done, value = pickle.loads(os.read(reader, 1 << 20))
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-        os.close(reader)
-    assert done, value
-    return value
+
+    def enter_and_work() -> Any:
+        namespace.enter(user=user)
+        return work()
+
+    return children.in_child(enter_and_work, drop=user)
 
 
 USERS = [pytest.param(True, id="user")] + [pytest.param(False, id="root")] * AS_ROOT
