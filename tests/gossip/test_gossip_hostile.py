@@ -163,13 +163,12 @@ def test_a_full_roster_forgets_the_longest_dead_first() -> None:
 def test_probes_for_others_are_bounded() -> None:
     counts: Counter[str] = Counter()
     ours = core(counts, limits=Limits(relays=5))
-    ask = wire.encode(wire.IndirectPing(7, "10.0.0.9", PORT, "x", True))
-    for _ in range(8):
-        ours.receive(ask, STRANGER, 0.0)
+    for seq in range(8):
+        ours.receive(wire.encode(wire.IndirectPing(seq, "10.0.0.9", PORT, "x", True)), STRANGER, 0.0)
     assert counts["gossip_busy"] == 3
     effects = ours.tick(LAN.probe_timeout + 0.01)
     nacks = [effect.data for effect in effects if isinstance(effect, Datagram) and effect.to == STRANGER]
-    assert nacks == [wire.encode(wire.Nack(7))] * 5
+    assert nacks == [wire.encode(wire.Nack(seq)) for seq in range(5)]
 
 
 def test_a_ping_for_another_name_is_not_answered() -> None:

@@ -76,8 +76,8 @@ def test_the_steps_of_a_probe_that_has_no_answer() -> None:
     began, ping = alone.begin()
     alone.run(began + LAN.probe_interval - 0.001)
     asked = alone.of(IndirectPing)
-    assert len(asked) == LAN.indirect_probes == 3
-    assert [when for when, _, _ in asked] == pytest.approx([began + LAN.probe_timeout] * 3)
+    assert len({to for _, to, _ in asked}) == LAN.indirect_probes == 3
+    assert [when for when, _, _ in asked[:3]] == pytest.approx([began + LAN.probe_timeout] * 3)
     target = alone.core.member(ping.node)
     assert target is not None
     assert target.address not in {to for _, to, _ in asked}
@@ -120,6 +120,38 @@ def test_when_all_helpers_hear_nothing_it_ends() -> None:
     assert alone.core.member(ping.node).state == State.SUSPECT  # type: ignore[union-attr]
     assert alone.core.health == 0, "those who were asked have answered: it is not our fault"
     assert [message for _, _, message in alone.of(Suspect)] == [Suspect(1, ping.node, "me")] * 3
+
+
+def test_helpers_that_say_nothing_are_asked_again() -> None:
+    """The request may have been lost, or the answer."""
+    alone = Alone(5)
+    began, ping = alone.begin()
+    alone.run(began + LAN.probe_timeout)
+    helpers = {to: int(to.rpartition(".")[2]) for _, to, _ in alone.of(IndirectPing)}
+    spoken = min(helpers)
+    alone.hear(Nack(ping.seq), helpers[spoken])
+    alone.run(began + LAN.probe_interval - 0.001)
+    asked = Counter(to for _, to, message in alone.of(IndirectPing) if message == alone.of(IndirectPing)[0][2])
+    most = 2 * LAN.probe_timeout / LAN.probe_repeat
+    assert asked.pop(spoken) == 1
+    assert list(asked.values()) == pytest.approx([most, most], abs=1.1)
+
+
+def test_asked_again_a_helper_pings_on_and_repeats_its_answer() -> None:
+    alone = Alone(5)
+    ask = IndirectPing(77, "10.0.1.1", PORT, "p1", True)
+    alone.hear(ask, 0)
+    alone.run(0.1)
+    alone.hear(ask, 0)
+    alone.run(0.19)
+    assert len({message.seq for _, to, message in alone.of(Ping) if to == "10.0.1.1"}) == 1  # type: ignore[union-attr]
+    assert not alone.of(Nack)
+    alone.run(0.2)
+    for count in (1, 2, 3):
+        assert [(to, message) for _, to, message in alone.of(Nack)] == [("10.0.1.0", Nack(77))] * count
+        alone.hear(ask, 0)
+    alone.hear(ask, 2)  # another's with the same number
+    assert len({message.seq for _, to, message in alone.of(Ping) if to == "10.0.1.1"}) == 2  # type: ignore[union-attr]
 
 
 def test_one_that_doubts_itself_waits_to_the_end() -> None:

@@ -1,9 +1,9 @@
 """Asking the others whether they live: one probe after another, and probes for others (SWIM 4.3, Lifeguard IV).
 
 A probe goes on for `probe_interval` (longer while this member is slow): a ping, repeated now and then; after
-`probe_timeout` others are asked to ping, and a ping goes by TCP; an answer on any of these ways ends it well. Silence
-makes a suspect, and so does the word of all who were asked that they hear nothing either, unless this member has reason
-to doubt its own ears.
+`probe_timeout` others are asked to ping, again while they say nothing, and a ping goes by TCP; an answer on any of
+these ways ends it well. Silence makes a suspect, and so does the word of all who were asked that they hear nothing
+either, unless this member has reason to doubt its own ears.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class _Probe:
     helpers: int = 0
     expected_nacks: int = 0
     nacks: set[Address] = field(default_factory=set)  # whose came
+    unheard: dict[Address, tuple[bytes, bytes]] = field(default_factory=dict)  # those who said nothing: what was asked
+    ask_again: float = _FOREVER
 
 
 @dataclass(slots=True)
@@ -88,7 +90,10 @@ class Prober:
         if probe is None:
             return min(self._next, relay)
         return min(
-            probe.again, probe.deadline if probe.asked else probe.started + self._timings.probe_timeout, relay
+            probe.again,
+            probe.ask_again,
+            probe.deadline if probe.asked else probe.started + self._timings.probe_timeout,
+            relay,
         )
 
     def tick(self, now: float) -> None:
@@ -111,7 +116,9 @@ class Prober:
             if not probe.asked and now >= probe.started + timeout:
                 # However late this member is, those whom it asks have their time.
                 probe.deadline += max(0.0, now - probe.started - timeout)
-                self._ask_others(probe)
+                self._ask_others(probe, now)
+            if now >= probe.ask_again:
+                self._ask_again(probe, now)
             if now >= probe.deadline:
                 self._failed(probe, now)
         if self._probe is None and now >= self._next:
@@ -137,13 +144,20 @@ class Prober:
         probe = self._probe
         if probe is not None and probe.seq == seq:
             probe.nacks.add(source)
+            probe.unheard.pop(source, None)
             if len(probe.nacks) == probe.helpers and not self._health.score:
                 self._failed(probe, now)  # what else could come?
 
     def relay(self, message: IndirectPing, asker: Address, now: float) -> None:
-        """Probe for another member."""
+        """Probe for another member. Asked again it says again what it had to say, which was lost."""
         while _earliest(self._late_relays) <= now:
             del self._late_relays[next(iter(self._late_relays))]
+        if any((known.asker, known.seq) == (asker, message.seq) for known in self._relays.values()):
+            return
+        if any((known.asker, known.seq) == (asker, message.seq) for known in self._late_relays.values()):
+            if message.nack:
+                self._outbox.post_together([wire.encode(Nack(message.seq))], asker)
+            return
         if len(self._relays) + len(self._late_relays) >= self._most_relays:
             self._count("gossip_busy", 1)
             return
@@ -196,7 +210,7 @@ class Prober:
             self._place = 0
         return None
 
-    def _ask_others(self, probe: _Probe) -> None:
+    def _ask_others(self, probe: _Probe, now: float) -> None:
         probe.asked = True
         target = probe.target
         helpers = self._roster.pick(
@@ -208,8 +222,19 @@ class Prober:
             probe.expected_nacks += nack
             ask = IndirectPing(probe.seq, target.address, target.port, target.name, nack)
             self._outbox.post(wire.encode(ask), helper.to, helper.versions)
+            if nack:
+                probe.unheard[helper.to] = wire.encode(ask), helper.versions
+        probe.ask_again = now + self._timings.probe_repeat
         if target.versions[1] >= 3:
             self._stream_ping(target.to, Ping(probe.seq, target.name), probe.deadline)
+
+    def _ask_again(self, probe: _Probe, now: float) -> None:
+        """Their word counts for more than the end of the time: it is not to be lost with one datagram."""
+        for helper, (ask, versions) in probe.unheard.items():
+            self._outbox.post_together([ask], helper, versions)
+        probe.ask_again = now + self._timings.probe_repeat
+        if not probe.unheard or probe.ask_again > probe.started + 3 * self._timings.probe_timeout:
+            probe.ask_again = _FOREVER
 
     def _failed(self, probe: _Probe, now: float) -> None:
         self._count("gossip_probe_failed", 1)
