@@ -14,10 +14,10 @@ from ..model.claims import settle
 from ..model.identity import Claim
 from .codec import OWN, host_id, pack, unpack
 from .generations import Generations
-from .turns import in_turns
+from .writing import Writer
 
 #: Virtual IPs of other hosts written in one transaction.
-AT_ONCE = 50
+AT_ONCE = 10
 _VIP = 16
 _STAMP, _SELF, _SETTLED, _EPOCH = b"stamp", b"self", b"settled", b"epoch"
 
@@ -31,8 +31,8 @@ Barred = list[tuple[bytes, str | None, int]]
 class Claims:
     """On the environment of a `Table`."""
 
-    def __init__(self, env: Any, generations: Generations, *, make: bool) -> None:
-        self._env, self._generations = env, generations
+    def __init__(self, env: Any, writer: Writer, generations: Generations, *, make: bool) -> None:
+        self._writer, self._generations = writer, generations
         self._claims = env.open_db(b"claims", create=make)
         #: Virtual IPs that this host claims: few among many.
         self._own = env.open_db(b"own claims", create=make)
@@ -118,8 +118,8 @@ class Claims:
         if host_id(host) == OWN or any(claim.host != host for claims in changes.values() for claim in claims):
             raise ValueError(f"claims that are not of host {host!r}")
         items = list(changes.items())
-        for batch in in_turns(items, AT_ONCE):
-            with self._env.begin(write=True) as txn:
+        for batch in self._writer.batches(items, AT_ONCE):
+            with self._writer.transaction() as txn:
                 latest = before = self._stamp(txn)
                 for vip, claims in batch:
                     latest = max([latest, *(claim.stamp for claim in claims)])
@@ -129,16 +129,16 @@ class Claims:
 
     def set_own_name(self, name: str) -> None:
         """This host's member name, by which ties are decided ("": it is in no cluster)."""
-        with self._env.begin(write=True) as txn:
+        with self._writer.transaction() as txn:
             if bytes(txn.get(_SETTLED, b"", db=self._meta)).decode() == name:
                 return
             txn.put(_SELF, name.encode(), db=self._meta)
             vips = self.vips_of("", txn)  # under others it decides nothing
-        for batch in in_turns(vips, AT_ONCE):
-            with self._env.begin(write=True) as txn:
+        for batch in self._writer.batches(vips, AT_ONCE):
+            with self._writer.transaction() as txn:
                 for vip in batch:
                     self._settle(vip, txn)
-        with self._env.begin(write=True) as txn:  # last, so that who died on the way begins again
+        with self._writer.transaction() as txn:  # last, so that who died on the way begins again
             txn.put(_SETTLED, name.encode(), db=self._meta)
 
     # ---------------------------------------------------------------------------------------------------

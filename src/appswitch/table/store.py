@@ -13,7 +13,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import lmdb
@@ -37,12 +37,12 @@ from .codec import (
 )
 from .generations import Generations
 from .poke import NAME, Poke
-from .turns import in_turns
+from .writing import Writer, no_room
 
 MAP_SIZE = 1 << 30  # address space, not memory: LMDB touches only what is used
 DENIALS_KEPT = 1000
-#: Rows of other hosts written in one transaction: so long others wait for the write lock, a millisecond at most.
-AT_ONCE = 200
+#: Rows of other hosts written in one transaction: so long others wait for the write lock, a millisecond of work.
+AT_ONCE = 64
 
 #: Bytes on disk that a table begins with; and so many of its lock file: enough for the readers below.
 RESERVED, _LOCK_FILE = 1 << 20, 40 << 10
@@ -58,17 +58,8 @@ def make(path: str) -> None:
     try:
         Table(path).close()
     except lmdb.Error as error:
-        raise _no_room(error) from None
+        raise no_room(error) from None
     reserve(os.path.join(path, "data.mdb"), RESERVED)
-
-
-def _no_room(error: lmdb.Error) -> Exception:
-    """What LMDB's error comes to: OSError if it is for lack of room, else itself."""
-    if isinstance(error, lmdb.DiskError | lmdb.MapFullError):
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if str(error).endswith(os.strerror(errno.EIO)):  # what it makes of a write that stops halfway
-        return OSError(errno.EIO, "it was written in part only: is the disk full?")
-    return error
 
 
 class Table:
@@ -97,23 +88,16 @@ class Table:
         self._own = self._env.open_db(b"own", create=make)
         self._programs = self._env.open_db(b"programs", create=make)
         self._generations = Generations(self._env, make=make)
-        self._claims = Claims(self._env, self._generations, make=make)
+        self._writer = Writer(self._env, path, readonly=readonly)
+        self._claims = Claims(self._env, self._writer, self._generations, make=make)
         self._denials = self._env.open_db(b"denials", create=make)
         self._members = self._env.open_db(b"members", create=make)
         self._poke = Poke(os.path.join(os.path.dirname(os.path.abspath(path)), NAME))
 
     def close(self) -> None:
         self._env.close()
+        self._writer.close()
         self._poke.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[Any]:
-        """A transaction that writes. OSError when the disk has no room for it; nothing is changed then."""
-        try:
-            with self._env.begin(write=True) as txn:
-                yield txn
-        except lmdb.Error as error:
-            raise _no_room(error) from None
 
     def version(self) -> int:
         """The number of the last write: what was read under the same number is still so."""
@@ -170,7 +154,7 @@ class Table:
         self._check_room()
         key = service_key(row)
         value = encode_service(row)
-        with self._writing() as txn:
+        with self._writer.transaction() as txn:
             txn.put(key, value, db=self._services)
             txn.put(_ID.pack(row.program) + key, b"", db=self._own)
             self._generations.changed(row.vip, txn)
@@ -181,8 +165,10 @@ class Table:
         keys = [service_key(row) for row in rows if not row.remote]
         if not keys:
             return 0
-        with self._writing() as txn:
-            deleted = sum(self._delete(key, txn) for key in keys)
+        deleted = 0
+        for start in range(0, len(keys), AT_ONCE):
+            with self._writer.transaction() as txn:
+                deleted += sum(self._delete(key, txn) for key in keys[start : start + AT_ONCE])
         self._poke(keys)
         return deleted
 
@@ -251,7 +237,7 @@ class Table:
         self.apply_host_changes(host, gone | new)
 
     def apply_host_changes(self, host: str, changes: Mapping[bytes, Service | None]) -> None:
-        """Write (or, for None, delete) rows of another host by their keys, a few hundred at a time.
+        """Write (or, for None, delete) rows of another host by their keys, a few at a time.
 
         ValueError when a key or row is not of that host, which is never this one.
         """
@@ -262,9 +248,9 @@ class Table:
             for key, row in items
         ):
             raise ValueError(f"rows that are not of host {host!r}")
-        for batch in in_turns(items, AT_ONCE):
+        for batch in self._writer.batches(items, AT_ONCE):
             values = [None if row is None else encode_service(row) for _, row in batch]
-            with self._writing() as txn:
+            with self._writer.transaction() as txn:
                 for (key, _), value in zip(batch, values, strict=True):
                     if value is None:
                         self._delete(key, txn)
@@ -294,12 +280,13 @@ class Table:
 
     def set_members(self, changes: Mapping[str, dict[str, Any] | None]) -> None:
         """Write (or, for None, delete) what is known of members."""
-        with self._writing() as txn:
-            for name, record in changes.items():
-                if record is None:
-                    txn.delete(name.encode(), db=self._members)
-                else:
-                    txn.put(name.encode(), pack(record), db=self._members)
+        for batch in self._writer.batches(list(changes.items()), AT_ONCE):
+            with self._writer.transaction() as txn:
+                for name, record in batch:
+                    if record is None:
+                        txn.delete(name.encode(), db=self._members)
+                    else:
+                        txn.put(name.encode(), pack(record), db=self._members)
 
     def forget_cluster(self) -> None:
         """This host is in no cluster any more: what is known of others goes."""
@@ -312,18 +299,24 @@ class Table:
     # programs and names ---------------------------------------------------------------------------
 
     def put_program(self, number: int, record: dict[str, Any]) -> None:
-        with self._writing() as txn:
+        with self._writer.transaction() as txn:
             txn.put(_ID.pack(number), pack(record), db=self._programs)
 
     def delete_program(self, number: int) -> None:
         """The program's record and whatever rows of its are left."""
-        with self._writing() as txn:
+        with self._env.begin() as txn:
+            many = self._own_keys(number, txn)[AT_ONCE:]
+        for batch in self._writer.batches(many, AT_ONCE):
+            with self._writer.transaction() as txn:
+                for key in batch:
+                    self._delete(key, txn)
+        with self._writer.transaction() as txn:
             txn.delete(_ID.pack(number), db=self._programs)
             left = self._own_keys(number, txn)
             for key in left:
                 self._delete(key, txn)
         if left:
-            self._poke(left)
+            self._poke([*left, *many])
 
     def programs(self) -> dict[int, dict[str, Any]]:
         with self._env.begin() as txn:
@@ -342,7 +335,7 @@ class Table:
 
     def set_claims(self, vip: bytes, claims: list[Claim]) -> None:
         """Who lives under a virtual IP on this host now; an empty list frees it."""
-        with self._writing() as txn:
+        with self._writer.transaction() as txn:
             self._claims.set_own(vip, claims, txn)
         self._poke([vip])
 
@@ -381,7 +374,7 @@ class Table:
 
     def set_epoch(self, epoch: int) -> None:
         """Keep the router's epoch."""
-        with self._writing() as txn:
+        with self._writer.transaction() as txn:
             self._claims.set_epoch(epoch, txn)
 
     def vip_of(self, name: str) -> bytes | None:
@@ -414,7 +407,7 @@ class Table:
             "port": port,
             "rule": rule,
         }
-        with suppress(OSError), self._writing() as txn:
+        with suppress(OSError), self._writer.transaction() as txn:
             cursor = txn.cursor(self._denials)
             last = _ID.unpack(cursor.key())[0] if cursor.last() else 0
             txn.put(_ID.pack(last + 1), pack(record), db=self._denials)
