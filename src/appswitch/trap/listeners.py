@@ -12,8 +12,9 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from ..linux import sock_diag
 from ..linux.view import View
@@ -40,6 +41,8 @@ SWEEP_AFTER = 1.0
 _SWEEP_AT = 128
 #: Seconds at least between two sweeps for one that has as many as one may have: it may ask again and again.
 _SWEEP_EVERY = 0.1
+#: So many that were closed go at a time, a millisecond or two, before calls have their turn.
+GO_AT_ONCE = 16
 
 #: Seconds between two lines in the log on one user's wish for more than one may have.
 _TELL_EVERY = 60.0
@@ -92,6 +95,9 @@ class Listeners:
         self._natives: dict[int, Listener] = {}
         self._sweeping = False
         self._sweep_at, self._swept = _SWEEP_AT, -_SWEEP_EVERY
+        #: Closed ones that have yet to go.
+        self._closed: dict[int, Listener] = {}
+        self._dropping = False
         self.accepting = Accepting(events, pending, self._all, arrived)
         self.get = self._by_cookie.get
         self.in_place_of = self._natives.get
@@ -161,6 +167,7 @@ class Listeners:
         now = time.monotonic()
         if now - self._swept >= _SWEEP_EVERY:
             self._forget_closed()
+            self.drop(*islice((item for item in self._closed.values() if item.row.uid == uid), GO_AT_ONCE))
             if self._of_user[uid] < self._per_user:
                 return
         if now - self._told.get(uid, -_TELL_EVERY) >= _TELL_EVERY:
@@ -224,36 +231,50 @@ class Listeners:
 
     # they go ----------------------------------------------------------------------------------------
 
-    def drop(self, listener: Listener) -> None:
-        """The program has closed it: its row, file, watch and copies go."""
-        if self._by_cookie.pop(listener.cookie, None) is None:
-            return
-        self._of_user[listener.row.uid] -= 1
-        self._natives.pop(listener.native_cookie, None)
-        self._natives.pop(listener.before, None)
-        self.accepting.end_all(listener)
-        self.accepting.unwatch(listener)
-        self._withdraw(listener)
-        if listener.native >= 0:
-            os.close(listener.native)
-            listener.native = -1
-        self.natives.forget(key_of(listener.cookie), listener.program, listener.name[1])
+    def drop(self, *listeners: Listener) -> None:
+        """Their programs have closed them: their rows, files, watches and copies go."""
+        known = [listener for listener in listeners if self._by_cookie.pop(listener.cookie, None) is not None]
+        for listener in known:
+            self._of_user[listener.row.uid] -= 1
+            self._natives.pop(listener.native_cookie, None)
+            self._natives.pop(listener.before, None)
+            self.accepting.end_all(listener)
+            self.accepting.unwatch(listener)
+        self._withdraw(*known)
+        for listener in known:
+            if listener.native >= 0:
+                os.close(listener.native)
+                listener.native = -1
+            self.natives.forget(key_of(listener.cookie), listener.program, listener.name[1])
 
-    def _withdraw(self, listener: Listener) -> None:
-        """Nobody can connect to it any more: its row, its file and its real port go."""
-        if listener.row.state != "up":
-            return
+    def _drop_by_and_by(self, listeners: Iterable[Listener]) -> None:
+        """The same of any number of them; calls are answered meanwhile."""
+        self._closed |= {listener.cookie: listener for listener in listeners}
+        if self._closed and not self._dropping:
+            self._drop_some()
+
+    def _drop_some(self) -> None:
+        some = [self._closed.pop(cookie) for cookie in list(islice(self._closed, GO_AT_ONCE))]
+        self._dropping = bool(self._closed)
+        if self._dropping:
+            self._events.after(time.monotonic(), self._drop_some)
+        self.drop(*some)
+
+    def _withdraw(self, *listeners: Listener) -> None:
+        """Nobody can connect to them any more: their rows, files and real ports go."""
+        up = [listener for listener in listeners if listener.row.state == "up"]
         try:
-            self._table.delete_services([listener.row])
-        except OSError as error:  # no room: it goes with its program
+            self._table.delete_services([listener.row for listener in up])
+        except OSError as error:  # no room: they go with their programs
             log.warning("the row of a closed listener stays for a while: %s", error)
-        listener.row = replace(listener.row, state="down")
-        self.real_ports.close(listener)
-        try:
-            os.unlink(listener.row.listener)
-        except FileNotFoundError:
-            pass
-        self.changed(listener.row)
+        for listener in up:
+            listener.row = replace(listener.row, state="down")
+            self.real_ports.close(listener)
+            try:
+                os.unlink(listener.row.listener)
+            except FileNotFoundError:
+                pass
+            self.changed(listener.row)
 
     def refused(self, row: Service) -> None:
         """A connect was refused: nothing listens behind this row any more."""
@@ -274,14 +295,12 @@ class Listeners:
         self.accepting.forget_cancelled()
         live = self.live()
         closed = [listener for listener in mine if listener.cookie not in live]
-        for listener in closed:
-            self.drop(listener)
+        self.drop(*closed)
         return leaving or bool(closed)
 
     def drop_program(self, program: Program) -> None:
         """Its last process has ended."""
-        for listener in [item for item in self._by_cookie.values() if item.program == program.number]:
-            self.drop(listener)
+        self._drop_by_and_by(item for item in self._by_cookie.values() if item.program == program.number)
         self.accepting.forget_program(program)
 
     def live(self) -> dict[int, bool]:
@@ -311,10 +330,7 @@ class Listeners:
         for guest in [guest for guest in self._guests.values() if guest.cookie not in live]:
             del self._guests[guest.cookie]
             self.accepting.unwatch(guest)
-        for listener in list(self._by_cookie.values()):
-            takes = live.get(listener.cookie)
-            if takes is None:
-                self.drop(listener)
-            elif not takes:
-                self._withdraw(listener)
-        self._sweep_at, self._swept = 2 * len(self._by_cookie) + _SWEEP_AT, time.monotonic()
+        closed = [listener for cookie, listener in self._by_cookie.items() if cookie not in live]
+        self._withdraw(*(listener for cookie, listener in self._by_cookie.items() if live.get(cookie) is False))
+        self._drop_by_and_by(closed)
+        self._sweep_at, self._swept = 2 * (len(self._by_cookie) - len(self._closed)) + _SWEEP_AT, time.monotonic()
