@@ -121,3 +121,14 @@ def test_a_request_whose_answer_came_and_went_already_is_sent(
     monkeypatch.setattr(wire, "send_with_fds", send_and_lose_the_peer)
     wire.send(left, {"op": "attach"}, [null])
     os.close(null)
+
+
+def test_a_result_that_is_json_already_goes_and_comes_as_it_is(pair: tuple[socket.socket, socket.socket]) -> None:
+    left, right = pair
+    text = '[\n  {"name": "é"}\n]'
+    wire.send_all(left, wire.granted(text))
+    body = wire.receive_body(right)
+    assert wire.decode(body) == {"ok": True, "result": [{"name": "é"}]}
+    assert wire.result(body) == text
+    wire.send_all(left, wire.encode({"ok": False, "error": "no"}))
+    assert wire.result(wire.receive_body(right)) is None

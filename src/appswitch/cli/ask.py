@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ..switch import client
 from ..switch.paths import SwitchError
 from .options import Values
+
+T = TypeVar("T")
 
 _TRIES = 3
 
@@ -26,10 +29,19 @@ def switch(values: Values, *, own: bool = False) -> client.Connection:
 
 def ask(values: Values, message: dict[str, Any]) -> Any:
     """The result of one query; asked again when the supervisor dies over it."""
+    return _again(values, lambda connection: connection.request(message)["result"])
+
+
+def ask_for_json(values: Values, message: dict[str, Any]) -> str:
+    """The same as JSON with an indent of two, as the switch wrote it."""
+    return _again(values, lambda connection: connection.document(message))
+
+
+def _again(values: Values, ask: Callable[[client.Connection], T]) -> T:
     for _ in range(_TRIES):
         try:
             with switch(values) as connection:
-                return connection.request(message)["result"]
+                return ask(connection)
         except client.Ended as error:
             ended = error
     raise ended

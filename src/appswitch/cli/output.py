@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import pwd
 from collections.abc import Sequence
 from typing import Any
 
+from ..model.documents import indented
 from .main import show
 from .options import Values
 
@@ -16,7 +16,7 @@ from .options import Values
 def report(values: Values, document: Any, header: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
     """Print the document as JSON if that was asked for, else the table."""
     if values.one("--output") == "json":
-        return show(json.dumps(document, indent=2))
+        return show(indented(document))
     return show(table(header, rows, _width()))
 
 
@@ -25,7 +25,7 @@ def report_all(
 ) -> int:
     """The document as JSON if that was asked for, else tables with a line between them; empty ones are left out."""
     if values.one("--output") == "json":
-        return show(json.dumps(document, indent=2))
+        return show(indented(document))
     return show("\n\n".join(table(header, rows, _width()) for header, rows in tables if rows))
 
 

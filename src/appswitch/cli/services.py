@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from .ask import ask
+from .ask import ask, ask_for_json
+from .main import show
 from .options import OUTPUT, RUN_DIR, Command, Values
 from .output import age, report
 
 
 def main(values: Values) -> int:
-    found = ask(values, {"op": "services"})
+    question = {"op": "services"}
+    if values.one("--output") == "json":  # with thousands of rows it counts that nobody decodes them
+        return show(ask_for_json(values, question))
+    found = ask(values, question)
     rows = [
         (
             row["name"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -11,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
+from ..model.documents import indented
 from . import queries, wire
 from .control import PATIENCE, Client, Control
 from .forks import Forks
@@ -77,6 +79,7 @@ class Asking:
 
 def _answer(fd: int, view: View, message: wire.Message) -> None:
     """In a process of its own: work out the answer and send it."""
+    gc.disable()  # it ends soon, and each of a hundred thousand rows would be looked at again and again
     with socket.socket(fileno=fd) as sock:
         data = _reply(view, message)
         sock.settimeout(PATIENCE)
@@ -89,6 +92,8 @@ def _answer(fd: int, view: View, message: wire.Message) -> None:
 def _reply(view: View, message: wire.Message) -> bytes:
     try:
         result = queries.answer(view, str(message["op"]), message)
+        if message.get("indented"):
+            return wire.granted(indented(result))
         return wire.encode({"ok": True, "result": result}, wire.REPLY_LIMIT)
     except SwitchError as error:
         return wire.encode({"ok": False, "error": str(error)})

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Mapping, Sequence
 
+from ..model.documents import indented
 from . import paths, wire
 from .paths import RunDir, SwitchError
 
@@ -40,21 +41,41 @@ class Connection:
 
     def request(self, message: wire.Message, fds: Sequence[int] = ()) -> wire.Message:
         """Ask; the reply of a request that was granted. SwitchError when it was refused, or nobody answers; Ended."""
+        return self._granted(self._decoded(self._exchange(message, fds)))
+
+    def document(self, message: wire.Message) -> str:
+        """The same; the result of it alone, as JSON with an indent of two."""
+        body = self._exchange({**message, "indented": True}, ())
+        text = wire.result(body)
+        return text if text is not None else indented(self._granted(self._decoded(body))["result"])
+
+    def _exchange(self, message: wire.Message, fds: Sequence[int]) -> bytes:
         try:
             data = wire.encode(message)
         except wire.Malformed:
             raise SwitchError("this is too much for one request: use fewer, or shorter, names and tags") from None
         try:
             wire.send_all(self._sock, data, fds)
-            reply = wire.receive(self._sock)
+            return wire.receive_body(self._sock)
         except TimeoutError:
             raise _no_answer(self.run_dir) from None
         except (OSError, wire.Malformed) as error:
-            ended = isinstance(error, (wire.Closed, ConnectionError))
-            raise (Ended if ended else SwitchError)(
-                f"the switch in {self.run_dir} did not answer ({'it ended' if ended else error}): "
-                f"see {self.run_dir.log}, then try again"
-            ) from None
+            raise self._unanswered(error) from None
+
+    def _decoded(self, body: bytes) -> wire.Message:
+        try:
+            return wire.decode(body)
+        except wire.Malformed as error:
+            raise self._unanswered(error) from None
+
+    def _unanswered(self, error: Exception) -> SwitchError:
+        ended = isinstance(error, (wire.Closed, ConnectionError))
+        return (Ended if ended else SwitchError)(
+            f"the switch in {self.run_dir} did not answer ({'it ended' if ended else error}): "
+            f"see {self.run_dir.log}, then try again"
+        )
+
+    def _granted(self, reply: wire.Message) -> wire.Message:
         if not reply.get("ok"):
             raise SwitchError(str(reply.get("error") or "the switch refused without giving a reason"))
         return reply

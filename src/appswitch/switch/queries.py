@@ -121,6 +121,7 @@ def services(view: View, table: Table) -> list[Row]:
     now = time.time()
     own = _own(view)
     rows = live_services(table) + [row for row in table.all_services() if row.remote]
+    rows.sort(key=lambda row: (row.vip, row.port, row.proto, row.since, row.host, row.instance))
     places = {entry.number: entry.places for entry in view.entries}
     return [
         {
@@ -142,7 +143,7 @@ def services(view: View, table: Table) -> list[Row]:
             "uid": row.uid,
             "published": [str(p) for p in places.get(row.program, ()) if p.is_for(row)] if _is_published(row) else [],
         }
-        for row in sorted(rows, key=lambda row: (row.vip, row.port, row.proto, row.since, row.host, row.instance))
+        for row in rows
     ]
 
 

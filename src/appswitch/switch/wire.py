@@ -44,6 +44,23 @@ def encode(message: Message, limit: int = REQUEST_LIMIT) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+#: How the reply begins to a request that was granted, when the rest is its result and a brace.
+_GRANTED = b'{"ok":true,"result":'
+
+
+def granted(document: str) -> bytes:
+    """The reply to a request that was granted, with this JSON as its result."""
+    body = b"%b%b}" % (_GRANTED, document.encode())
+    if len(body) > REPLY_LIMIT:
+        raise Malformed(f"a message of {len(body)} bytes is longer than {REPLY_LIMIT}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def result(body: bytes) -> str | None:
+    """The JSON that such a reply has as its result; None for any other."""
+    return body[len(_GRANTED) : -1].decode() if body.startswith(_GRANTED) else None
+
+
 def decode(body: bytes) -> Message:
     """A message from the bytes after the length; Malformed when they are not one JSON object."""
     try:
@@ -75,6 +92,11 @@ class Incoming:
 
     def take(self) -> tuple[Message, list[int]] | None:
         """The message that has arrived whole, with its descriptors; None when more must come."""
+        whole = self.take_body()
+        return None if whole is None else (decode(whole[0]), whole[1])
+
+    def take_body(self) -> tuple[bytes, list[int]] | None:
+        """The same before it is decoded."""
         if len(self._data) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._data)
@@ -83,10 +105,11 @@ class Incoming:
         end = _LENGTH.size + length
         if len(self._data) < end:
             return None
-        message = decode(bytes(self._data[_LENGTH.size : end]))
+        with memoryview(self._data) as data:
+            body = bytes(data[_LENGTH.size : end])
         del self._data[:end]
         fds, self._fds = self._fds, []
-        return message, fds
+        return body, fds
 
     def close(self) -> None:
         """Give back the descriptors of a message that never became whole."""
@@ -145,9 +168,14 @@ def send_all(sock: socket.socket, message: bytes, fds: Sequence[int] = ()) -> No
 
 def receive(sock: socket.socket) -> Message:
     """The next reply on a blocking socket; Closed, Malformed, or OSError (TimeoutError)."""
+    return decode(receive_body(sock))
+
+
+def receive_body(sock: socket.socket) -> bytes:
+    """The same before it is decoded."""
     incoming = Incoming(REPLY_LIMIT)
     try:
-        while (whole := incoming.take()) is None:
+        while (whole := incoming.take_body()) is None:
             incoming.receive(sock)
         return whole[0]
     finally:
