@@ -17,36 +17,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
-import math
 import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..cluster import keys, replica
+from ..cluster import keys
 from ..cluster.mirror import Mirror
-from ..cluster.repair import Repair
 from ..cluster.ring import KeyRefused, Ring
 from ..gossip import exchange, tags
 from ..gossip.member import Event, Member
 from ..gossip.node import Node
-from ..gossip.refused import GossipRefused, NameTaken
+from ..gossip.refused import GossipRefused
 from ..gossip.settings import LAN, LOCAL, WAN, NodeSettings
 from ..model.number import whole
 from ..table import poke
 from ..table.counters import Counters
 from ..table.store import Table
 from . import membership
+from .joining import JOIN, Failure, join, listening
 from .locksmith import Locksmith
 from .membership import Membership
 from .paths import SwitchError
+from .replication import Replication
 from .roll import SERF, VERSION, Roll
 from .serf import PORT_TAG, SerfMember
 from .whereabouts import Whereabouts
@@ -54,14 +53,10 @@ from .whereabouts import Whereabouts
 log = logging.getLogger("appswitch.router")
 
 _TIMINGS = {membership.LAN: LAN, membership.WAN: WAN, membership.LOCAL: LOCAL}
-#: Seconds for a join that somebody waits for.
-JOIN = 8.0
 #: Seconds between tries to reach a cluster that this host was in.
 REJOIN = 5.0
 #: Seconds to tell the others that we go; the supervisor waits a little longer.
 _FAREWELL = 2.0
-#: Seconds after a poke until everything is compared, for what other pokes may have failed to tell.
-_COMPARE = 1.0
 #: Seconds until the rows of hosts that this router has never heard of go: another's before it wrote them.
 _INHERITANCE = 30.0
 #: Seconds between looks at the members' states.
@@ -71,12 +66,8 @@ _REMEMBERED = 8
 _DATAGRAM = 1 << 16
 
 
-class Failure(Exception):
-    """The cluster cannot be joined; one sentence."""
-
-
 class Router:
-    """The gossip's delegate. Everything happens in one asyncio loop."""
+    """Everything happens in one asyncio loop."""
 
     def __init__(self, control: socket.socket, run_dir: str, counters: Counters, message: dict[str, Any]) -> None:
         self._control, self._counters = control, counters
@@ -96,11 +87,7 @@ class Router:
         self._serf = self._in_serf()
         self._ending = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writing = self._comparing = False
-        self._repair = Repair(self._mirror.replica, random.Random(), lambda: [m.name for m in self._others()])
-        self._repair_timer: asyncio.TimerHandle | None = None
-        self._first_news: list[bytes] = []  # what was told to nobody yet
-        self._first_epoch = 0
+        self._replication = Replication(self._mirror, self._others, self._refuse, self._start, self._member_changed)
         self._told_members: list[tuple[str, int]] = []
         self._node: Node
 
@@ -141,18 +128,19 @@ class Router:
                 meta=self._meta(),
                 timings=_TIMINGS[settings.timings],
             ),
-            self,
+            self._replication,
             rng=random.Random(),
             counters=self._counters.add,
-            ledger=self,
+            ledger=self._replication,
         )
-        self._first_news, self._first_epoch = self._mirror.compare(), self._mirror.replica.epoch
+        self._replication.node = self._node
+        self._replication.begin()
         async with contextlib.AsyncExitStack() as undo:
-            with _listening(address[1], "another switch of this host perhaps: choose one with --gossip-port"):
+            with listening(address[1], "another switch of this host perhaps: choose one with --gossip-port"):
                 await self._node.start()
             undo.push_async_callback(self._node.close)
             if self._serf is not None:
-                with _listening(self._serf.port, "an agent of this host perhaps: choose one with --serf-port"):
+                with listening(self._serf.port, "an agent of this host perhaps: choose one with --serf-port"):
                     await self._serf.start(address[0], where.any)
                 undo.push_async_callback(self._serf.close)
             if self._must_join:
@@ -180,40 +168,8 @@ class Router:
 
     async def join(self, seeds: list[tuple[str, int]]) -> None:
         """Get into the cluster by one of these. Failure says why not."""
-        own = (self._node.local.address, self._node.local.port)
-        others = [seed for seed in seeds if seed != own]
-        if not others:
-            return  # our own token: we are the first
-        where = " or ".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in others)
-        try:
-            async with asyncio.timeout(JOIN):
-                answered = await self._node.join(others)
-        except NameTaken as taken:
-            name = self._settings.name
-            raise Failure(
-                f"the name {name} is taken by the host at {taken.address}: choose another with --node-name"
-            ) from None
-        except GossipRefused as refused:
-            raise Failure(
-                f"the cluster would not take this host: {refused.reason}; "
-                "have a new token printed there by `appswitch token`"
-            ) from None
-        except TimeoutError:
-            answered = 0
-        if not answered:
-            raise Failure(
-                f"no member of the cluster can be reached at {where}: see that a switch of it is up there, and that "
-                "TCP and UDP to that port are let through"
-            )
-        self._announce()
-
-    def _announce(self) -> None:
-        """Have everybody know our rows, or ask for those that are missing there."""
-        if self._mirror.replica.epoch == self._first_epoch:
-            self._spread(self._first_news)  # to those who know nothing of this host it is all they need
-        if self._others():
-            self._first_news = []
-        self._spread(self._mirror.compare() or [self._mirror.replica.head()])
+        if await join(self._node, seeds, self._settings.name):
+            self._replication.announce()
 
     def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         """Attend to the table, the host's addresses and the members from now on."""
@@ -223,14 +179,14 @@ class Router:
         except FileNotFoundError:
             pass
         pokes.bind(self._path)
-        loop.add_reader(pokes, self._on_poke, pokes)
+        loop.add_reader(pokes, self._replication.on_poke, pokes)
         self._where.watch(lambda: self._addresses() or self._seeds, self._moved)
-        self._announce()  # what changed while nobody was there to be poked
+        self._replication.announce()  # what changed while nobody was there to be poked
         self._start(self._look())
         self._start(self._keep_trying())
         if self._serf is not None:
             self._start(self._serf.keep_joined(self._hosts_in_serf))
-        loop.call_later(_INHERITANCE, self._disinherit)
+        loop.call_later(_INHERITANCE, self._replication.disinherit)
 
     async def _keep_trying(self) -> None:
         """Reach the cluster that we were in; from then on the gossip sees to it."""
@@ -240,7 +196,7 @@ class Router:
                     await self._node.join(self._seeds)
             except (GossipRefused, TimeoutError) as error:
                 log.warning("the cluster does not take us back: %s", error)
-            self._announce()
+            self._replication.announce()
             await asyncio.sleep(REJOIN)
 
     def _others(self) -> list[Member]:
@@ -249,10 +205,6 @@ class Router:
 
     def _addresses(self) -> list[membership.Address]:
         return [(member.address, member.port) for member in self._others()]
-
-    def _disinherit(self) -> None:
-        self._mirror.disinherit()
-        self._write()
 
     def _start(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(self._guard(work))
@@ -285,7 +237,7 @@ class Router:
             self._node.set_address(address)
             if self._serf is not None:
                 self._serf.set_address(address)
-            self._announce()
+            self._replication.announce()
 
     def _on_control(self) -> None:
         try:
@@ -335,121 +287,16 @@ class Router:
     def _in_use(self, ring: Ring) -> None:
         """All of this host goes by these keys: others may know."""
         if self._mirror.rings.get(self._settings.name) != ring:
-            self._spread(self._mirror.set_ring(ring))
+            self._replication.spread(self._mirror.set_ring(ring))
             self._locksmith.look_again()
 
-    # the table -------------------------------------------------------------------------------------------
+    # members ---------------------------------------------------------------------------------------------
 
-    def _on_poke(self, pokes: socket.socket) -> None:
-        """What was changed is told at once; in a moment everything is compared, for a poke may have been lost."""
-        found: list[bytes] = []
-        try:
-            while len(found) < poke.KEYS:
-                found += poke.read(pokes.recv(_DATAGRAM))
-        except BlockingIOError:
-            pass
-        except ValueError:
-            self._refuse()
-        self._spread(self._mirror.changed(dict.fromkeys(found)))
-        if not self._comparing:
-            self._comparing = True
-            asyncio.get_running_loop().call_later(_COMPARE, self._compare)
-
-    def _compare(self) -> None:
-        self._comparing = False
-        self._spread(self._mirror.compare())
-
-    def _write(self) -> None:
-        if not self._writing:
-            self._writing = True
-            self._start(self._write_all())
-
-    async def _write_all(self) -> None:
-        try:
-            while self._mirror.write():
-                await asyncio.sleep(0)
-        finally:
-            self._writing = False
-
-    # the gossip's delegate -------------------------------------------------------------------------------
-
-    def user_message(self, payload: bytes) -> None:
-        try:
-            self._spread(self._mirror.message(payload), relay=True)
-        except replica.Malformed as error:
-            self._malformed(error)
-        self._follow()
-
-    def local_state(self, join: bool) -> bytes:
-        return self._mirror.replica.states()
-
-    def merge_state(self, state: bytes, join: bool) -> None:
-        try:
-            self._spread(self._mirror.merge(state))
-        except replica.Malformed as error:
-            self._malformed(error)
-        self._follow()
-
-    def versions(self) -> Mapping[str, bytes]:
-        return self._mirror.replica.versions()
-
-    def part(self, wanted: Mapping[str, bytes]) -> bytes:
-        return self._mirror.replica.part(wanted)
-
-    def told(self, versions: Mapping[str, bytes]) -> None:
-        try:
-            self._spread(self._mirror.told(versions))
-        except replica.Malformed as error:
-            self._malformed(error)
-        self._follow()
-
-    def member_changed(self, member: Member, event: Event) -> None:
-        log.info("member %s (%s) %s", member.name, member.address, event.value)
-        if event is Event.JOINED:
-            self._mirror.alive(member.name)
-            if exchange.understood(member.meta):  # else it has no rows
-                self._repair.joined(member.name, asyncio.get_running_loop().time())
-        elif event in (Event.LEFT, Event.FAILED):
-            self._mirror.gone(member.name)
-            self._repair.gone(member.name)
+    def _member_changed(self, member: Member, event: Event) -> None:
         if event is not Event.UPDATED:
             self._roll.changed(member.name)
-        self._follow()
         self._locksmith.look_again()
         asyncio.get_running_loop().call_soon(self._list)
-
-    def _malformed(self, error: Exception) -> None:
-        self._refuse()
-        log.warning("what a member told is refused: %s", error)
-
-    def _spread(self, broadcasts: list[bytes], *, relay: bool = False) -> None:
-        for payload in broadcasts:
-            try:
-                self._node.broadcast(payload, relay=relay)
-            except ValueError as error:
-                self._malformed(error)
-
-    def _follow(self) -> None:
-        """After whatever came in: write it, and see to what is missing."""
-        self._write()
-        self._repair.look(asyncio.get_running_loop().time())
-        self._arm_repair()
-
-    def _arm_repair(self) -> None:
-        due, timer = self._repair.due(), self._repair_timer
-        if due == math.inf or (timer is not None and timer.when() <= due):
-            return
-        if timer is not None:
-            timer.cancel()
-        self._repair_timer = asyncio.get_running_loop().call_at(due, self._on_repair)
-
-    def _on_repair(self) -> None:
-        self._repair_timer = None
-        for ask in self._repair.tick(asyncio.get_running_loop().time()):
-            self._start(self._node.fetch(ask.whom, ask.wanted) if ask.wanted else self._node.sync(ask.whom))
-        self._arm_repair()
-
-    # members ---------------------------------------------------------------------------------------------
 
     async def _look(self) -> None:
         while not self._ending.is_set():
@@ -464,17 +311,6 @@ class Router:
         if told and set(told) != set(self._told_members):
             self._told_members = told
             self._tell({"op": "members", "addresses": told})
-
-
-@contextlib.contextmanager
-def _listening(port: int, user: str) -> Iterator[None]:
-    """Failure in the place of an OSError; `user`: who may have the port already, and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise Failure(f"the gossip cannot use port {port}: {error.strerror}") from None
-        raise Failure(f"port {port} is in use, by {user}") from None
 
 
 def _gossip_keys(ring: Ring) -> tuple[bytes, ...]:
