@@ -11,7 +11,7 @@ from appswitch.cluster.mirror import Mirror
 from appswitch.cluster.ring import Ring
 from appswitch.model.address import pack
 from appswitch.model.identity import Claim
-from appswitch.model.service import Service
+from appswitch.model.service import Place, Service
 from appswitch.table import codec
 from appswitch.table.store import Table
 
@@ -164,6 +164,30 @@ def test_the_rows_of_a_host_that_is_gone_go(hosts):
     b.mirror.alive("a")
     b.write()
     assert len(b.table.lookup(VIP, 80)[0]) == 1
+
+
+def test_where_a_host_s_relay_is_comes_and_goes_with_it(hosts):
+    a, b = hosts
+    place = Place(("10.0.0.1", 5), b"12345678")
+    a.table.set_relay("", place)
+    b.hear(a.mirror.changed([]))
+    assert b.table.relay("a") == place
+    b.start(2)  # a new router
+    b.mirror.disinherit()
+    b.write()
+    assert b.table.relay("a") is None
+    b.mirror.alive("a")
+    b.sync(a)
+    assert b.table.relay("a") == place
+    a.table.set_relay("", None)
+    b.hear(a.mirror.changed([]))
+    assert b.table.relay("a") is None
+    assert b.mirror.programs["a"] == 0
+    a.table.set_relay("", place)
+    b.hear(a.mirror.compare())
+    b.mirror.gone("a")
+    b.write()
+    assert b.table.relay("a") is None
 
 
 def test_a_new_router_takes_the_rows_over_without_a_blink(hosts):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from appswitch.cluster import rows
 from appswitch.model.identity import Claim
-from appswitch.model.service import Service
+from appswitch.model.service import Place, Service
 
 VIP = st.binary(min_size=16, max_size=16)
 WORD = st.text("abcxyz019-", min_size=1, max_size=10)
@@ -105,6 +105,7 @@ def test_junk_is_malformed(junk, raw, kind):
                 except rows.Malformed:
                     pass
         assert rows.programs(value) >= 0
+        rows.relay(value)
 
 
 def test_later_versions_may_say_more():
@@ -114,5 +115,10 @@ def test_later_versions_may_say_more():
     assert rows.service("b", b"s" + bytes(27), msgpack.packb([*fields, "more"])) == row
     assert rows.programs(rows.info_value(5)) == 5
     assert rows.programs(msgpack.packb({"programs": 5, "more": []})) == 5
+    place = Place(("10.0.0.1", 5), b"12345678")
+    assert rows.relay(rows.info_value(5, place)) == place
+    assert rows.relay(msgpack.packb({"relay": [*place.address, place.life, "more"]})) == place
+    for told in (None, [], ["10.0.0.1", 0, place.life], ["here", 5, place.life], ["10.0.0.1", 5, b"short"]):
+        assert rows.relay(msgpack.packb({"programs": 5, "relay": told})) is None
     with pytest.raises(rows.Malformed):
         rows.service("b", b"s" + bytes(27), msgpack.packb(fields[:-1]))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appswitch.model.identity import Claim
-from appswitch.model.service import Service
+from appswitch.model.service import Place, Service
 from appswitch.table import codec, counters, poke
 from appswitch.table.store import AT_ONCE, DENIALS_KEPT, Table
 
@@ -265,8 +265,12 @@ def test_what_is_known_of_the_cluster_goes_with_it(table):
     table.set_members({"b": {"state": "alive"}, "c": {"state": "failed"}})
     table.set_members({"c": None})
     table.set_epoch(7)
+    mine, theirs = Place(("10.0.0.1", 1), bytes(8)), Place(("10.0.0.2", 2), bytes(8))
+    table.set_relay("", mine)
+    table.set_relay("d", theirs)
+    assert table.relay("d") == theirs
     assert table.epoch() == 7
-    assert table.hosts() == {"b", "c"}
+    assert table.hosts() == {"b", "c", "d"}
     assert table.members() == {"b": {"state": "alive"}}
     assert table.service(codec.service_key(of("b", 1))) == of("b", 1)
     assert table.service(codec.service_key(of("b", 2))) is None
@@ -274,6 +278,8 @@ def test_what_is_known_of_the_cluster_goes_with_it(table):
     assert table.hosts() == set()
     assert table.members() == {}
     assert table.vip_of("theirs") is None
+    assert table.relay("d") is None
+    assert table.relay("") == mine
     assert table.vip_of("mine") == b"\1" * 16
     assert [r.host for r in table.all_services()] == [""]
 

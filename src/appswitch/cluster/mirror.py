@@ -83,7 +83,7 @@ class Mirror:
         return self._take(self.replica.change({rows.RING: rows.ring_value(ring)}))
 
     def _info(self) -> bytes:
-        return rows.info_value(self._table.program_count())
+        return rows.info_value(self._table.program_count(), self._table.relay(""))
 
     # the others' -----------------------------------------------------------------------------------------
 
@@ -129,6 +129,7 @@ class Mirror:
         known = self.replica.rows(host)
         there = {_replicated(key) for key in self._table.host_keys(host)}
         there |= {rows.claims_key(vip) for vip in self._table.vips_of_host(host)}
+        there.add(rows.INFO)
         self._pending.setdefault(host, {}).update(dict.fromkeys(there - known.keys()) | known)
 
     def write(self) -> bool:
@@ -173,8 +174,12 @@ class Mirror:
             claims[vip] = []
             if value is not None:
                 claims[vip] = rows.claims(host, key, value)
-        elif key == rows.INFO and value is not None:
-            self.programs[host] = rows.programs(value)
+        elif key == rows.INFO:
+            if value is not None:
+                self.programs[host] = rows.programs(value)
+            place = None if value is None else rows.relay(value)
+            if place != self._table.relay(host):
+                self._table.set_relay(host, place)
         elif key == rows.RING and value is not None:
             self.rings[host] = rows.ring(value)
             self._heard(self.rings[host])

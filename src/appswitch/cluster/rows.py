@@ -2,7 +2,7 @@
 
     s + virtual IP, protocol, port, instance    a service: the fields of its row that mean something elsewhere
     c + virtual IP                              claims: [[name, user, derived, open, stamp], ...]
-    i                                           the host: {"programs": count}
+    i                                           the host: {"programs": count, "relay": [address, port, life]}
     k                                           the cluster's keys as the host has them (`ring`)
 
 Lists may grow at their end in later versions; what follows the known fields is ignored. What comes in was written
@@ -21,7 +21,7 @@ import msgpack
 
 from ..model.balance import METHODS, ROUND_ROBIN
 from ..model.identity import TAGS_MOST, Claim, Tags
-from ..model.service import Service
+from ..model.service import Place, Service
 from .ring import Ring
 
 _KEY = struct.Struct("!16sBHQ")
@@ -80,8 +80,9 @@ def claims_value(claims: Iterable[Claim]) -> bytes:
     return _pack([[claim.name, claim.uid, claim.derived, claim.open, claim.stamp] for claim in claims])
 
 
-def info_value(programs: int) -> bytes:
-    return _pack({"programs": programs})
+def info_value(programs: int, relay: Place | None = None) -> bytes:
+    told = {} if relay is None else {"relay": [*relay.address, relay.life]}
+    return _pack({"programs": programs} | told)
 
 
 def ring_value(ring: Ring) -> bytes:
@@ -167,6 +168,20 @@ def programs(value: bytes) -> int:
         return _number(found.get("programs"), _U32) if isinstance(found, dict) else 0
     except Malformed:
         return 0
+
+
+def relay(value: bytes) -> Place | None:
+    """Where a host says that its relay takes datagrams; None when it says nothing that is understood."""
+    try:
+        found = _unpack(value)
+        told = found.get("relay") if isinstance(found, dict) else None
+        if not isinstance(told, list) or len(told) < 3:
+            return None
+        address, port, life = told[:3]
+        _check(isinstance(life, bytes) and len(life) == 8, "life")
+        return Place((_address(address), _number(port, 65536, least=1)), life)
+    except Malformed:
+        return None
 
 
 def ring(value: bytes) -> Ring:

@@ -5,10 +5,13 @@
     proof                           16: HMAC-SHA256 over everything else, the payload included
     to, sender, counter             8 each: the life of the receiving relay, of the sending one, and the number of its
                                     datagrams to that life
-    instance                        8: of the service's row; 0 in what goes back
+    instance                        8: of the service's row; 0 in what goes back and in questions
     source, destination             16 each, as in the table
     ports                           2 each
     tags                            2 and as many bytes: the client's, in what it sends
+
+A host asks another who of its programs takes such datagrams (ASK: the payload is a number, 8 bytes). The answer (TELL)
+repeats the payload and adds a byte: DATA, and who it is in `instance`; NOBODY; or DENIED.
 
 It is fresh because the receiver chose its life when it began, and remembers the counters since (`window`): no clock
 is asked. A relay's life stands in its rows, so that others know it.
@@ -27,8 +30,8 @@ from .refused import Malformed, Replayed, Stale, Unauthenticated
 from .window import Windows
 
 VERSION = 1
-#: From a client to a service, and back; nobody has the port; policy forbids it.
-DATA, ANSWER, NOBODY, DENIED = range(4)
+#: From a client to a service, and back; nobody has the port; policy forbids it; a question, and what became of it.
+DATA, ANSWER, NOBODY, DENIED, ASK, TELL = range(6)
 LIFE_SIZE = 8
 _HEAD = struct.Struct("!BBB4s")
 _PROOF_AT, _BODY_AT = _HEAD.size, _HEAD.size + MAC_SIZE
@@ -88,7 +91,7 @@ def verify(data: bytes, ring: KeyRing, life: bytes, windows: Windows) -> Datagra
     if len(data) < SIZE:
         raise Malformed("too short for a datagram between hosts")
     version, kind, traffic_class, key_id = _HEAD.unpack_from(data)
-    if version != VERSION or kind > DENIED:
+    if version != VERSION or kind > TELL:
         raise Malformed("not a datagram of this version")
     body = data[_BODY_AT:]
     if not ring.authentic(key_id, data[:_PROOF_AT] + body, data[_PROOF_AT:_BODY_AT]):

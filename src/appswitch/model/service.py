@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .address import is_any, is_loopback, is_v4
 from .identity import Tags
 
 TCP, UDP = 6, 17
+
+
+class Place(NamedTuple):
+    """Where a host's relay takes other hosts' datagrams, and the relay's life (`header.datagram`), 8 bytes."""
+
+    address: tuple[str, int]
+    life: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from appswitch.model.address import is_loopback, unpack
 from appswitch.model.identity import behind
 from appswitch.model.policy import check
 from appswitch.model.resolve import Reach, arrives
-from appswitch.model.service import Service
+from appswitch.model.service import UDP, Place, Service
 from appswitch.table.codec import service_key
 
 from . import packets
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 #: Whose the hops of other hosts' datagrams are: their keys begin with the life of the relay that sends them.
 OTHERS = "@"
 #: Conversations that one other host may have begun at a time, and seconds for which a denial is remembered.
-_MOST, _DENIED = 16384, 1.0
+_MOST, DENIED = 16384, 1.0
+#: Programs of one virtual IP that are asked whether they take a datagram.
+ASKED = 256
+#: What a host asks another about: its number.
+QUESTION = struct.Struct("!Q")
 _REASONS = {datagram.NOBODY: Reason.PORT, datagram.DENIED: Reason.POLICY}
 _KINDS = {Reason.PORT: datagram.NOBODY, Reason.NOBODY: datagram.NOBODY, Reason.POLICY: datagram.DENIED}
 
@@ -51,11 +56,32 @@ class Across:
     ) -> None:
         self._flows, self._hosts, self._table, self._stats = flows, hosts, table, stats
         self._programs, self._deliver, self._refuse, self._random = programs, deliver, refuse, random
+        #: Called with what other hosts say to questions (`asking`).
+        self.told: Callable[[Datagram, float], None] = lambda found, now: None
 
     # ---- of a program here ----
 
     def begin(self, program: Program, packet: Packet, key: bytes, row: Service, reach: Reach, now: float) -> Hop:
-        """A conversation with an instance on another host."""
+        """A conversation with an instance on another host that the table tells of."""
+        place = Place(row.real, row.epoch)
+        return self.lead(
+            program, packet, key, place, row.instance, reach.source, reach.destination, now, service_key(row)
+        )
+
+    def lead(
+        self,
+        program: Program,
+        packet: Packet,
+        key: bytes,
+        place: Place,
+        instance: int,
+        source: bytes,
+        destination: bytes,
+        now: float,
+        row: bytes = b"",
+        host: str = "",
+    ) -> Hop:
+        """A conversation with an instance at this place; `row` or `host`: see Away."""
         who = program.identity
         assert who is not None
         source_port, port = struct.unpack_from("!HH", packet.raw, packet.at)
@@ -63,20 +89,20 @@ class Across:
         others = self._flows.hops(OTHERS)
 
         def back(shown: int) -> bytes:
-            return row.epoch + _key(reach.destination, port, reach.source, shown)
+            return place.life + _key(destination, port, source, shown)
 
         shown_port = free_port(source_port, lambda shown: back(shown) in others, self._random)
         away = Away(
-            row.real,
-            row.epoch,
+            *place,
             datagram.DATA,
-            row.instance,
-            reach.source,
+            instance,
+            source,
             shown_port,
-            reach.destination,
+            destination,
             port,
             who.tags,
-            service_key(row),
+            row,
+            host,
             self._table.version(),
         )
         flow.peer = away
@@ -89,12 +115,16 @@ class Across:
 
     def is_there(self, away: Away) -> bool:
         """Is the instance at the other end still what the table tells of?"""
-        if not away.row:
+        if not away.row and not away.host:
             return True
         version = self._table.version()
         if version != away.version:
-            row = self._table.service(away.row)
-            if row is None or row.state != "up" or (row.epoch, row.real) != (away.life, away.address):
+            place: Place | None = None
+            if away.host:
+                place = self._table.relay(away.host)
+            elif (row := self._table.service(away.row)) is not None and row.state == "up":
+                place = Place(row.real, row.epoch)
+            if place != (away.address, away.life):
                 return False
             away.version = version
         return True
@@ -113,6 +143,12 @@ class Across:
 
     def arrived(self, found: Datagram, address: tuple[str, int], now: float) -> None:
         """A datagram that another host of the cluster has sent."""
+        if found.kind == datagram.ASK:
+            self._answer(found, address)
+            return
+        if found.kind == datagram.TELL:
+            self.told(found, now)
+            return
         key = found.sender + _key(found.source, found.source_port, found.destination, found.port)
         hop = self._flows.find(OTHERS, key, now)
         if found.kind in _REASONS:
@@ -144,22 +180,12 @@ class Across:
 
     def _open(self, found: Datagram, address: tuple[str, int], key: bytes, now: float) -> Hop | None:
         """A conversation that a client elsewhere begins; None when it may not, which its host is told."""
-        back = Away(
-            address,
-            found.sender,
-            datagram.ANSWER,
-            0,
-            found.destination,
-            found.port,
-            found.source,
-            found.source_port,
-            (),
-        )
+        back = _back(found, address, datagram.ANSWER)
         program, reason = self._server(found)
         owner = OTHERS + found.sender.hex()
         if program is None:
             if reason is Reason.POLICY:  # remembered for a while, so that it is not written down for each datagram
-                flow = self._flows.begin(owner, now, _DENIED, _MOST)
+                flow = self._flows.begin(owner, now, DENIED, _MOST)
                 flow.peer = back
                 return self._flows.lead(flow, OTHERS, key, None)
             self._hosts.send(back, b"", kind=_KINDS[reason])
@@ -181,31 +207,65 @@ class Across:
         """The program that a client's datagram is for, if it may have it; else why not."""
         number = str(found.instance >> 24)
         program = next((each for each in self._programs(found.destination) if each.id == number), None)
-        if program is None or program.identity is None or is_loopback(found.destination):
+        if program is None:
             return None, Reason.PORT
-        row = program.row(found.port, found.destination)
-        if not arrives(row, found.source, found.destination, found.port):
+        refused = self._refuses(program, found)
+        if refused is None:
+            return program, Reason.PORT
+        reason, rule = refused
+        if reason is Reason.NOBODY:
             self._stats.add("udp_misdirected")
-            return None, Reason.PORT
-        verdict = check(found.tags, program.identity.tags)
-        if not verdict.allowed:
-            self._stats.add("denied")
-            names = self._table.names_of(behind(found.source))
-            with suppress(Exception):  # a table that cannot be written is no reason to let anything pass
-                self._table.add_denial(
-                    client=names[0] if names else unpack(found.source),
-                    program=0,  # none of this host
-                    tags=found.tags,
-                    service=program.identity.label,
-                    destination=unpack(found.destination),
-                    port=found.port,
-                    rule=verdict.rule,
-                )
-            return None, Reason.POLICY
+        elif reason is Reason.POLICY:
+            self._note(program, found, rule)
+        return None, reason
+
+    def _refuses(self, program: Program, found: Datagram) -> tuple[Reason, str] | None:
+        """Why this program does not get a client's datagram (NOBODY: not for it), and the rule; None: it does."""
+        if program.identity is None:
+            return Reason.NOBODY, ""
+        row = program.row(found.port, found.destination)
+        if is_loopback(found.destination) or not arrives(row, found.source, found.destination, found.port):
+            return Reason.NOBODY, ""
         here = program.local(found.destination)
         if not program.takes(packed(found.source), found.source_port, here, found.port):
-            return None, Reason.PORT
-        return program, Reason.PORT
+            return Reason.PORT, ""
+        verdict = check(found.tags, program.identity.tags)
+        return None if verdict.allowed else (Reason.POLICY, verdict.rule)
+
+    def _note(self, program: Program, found: Datagram, rule: str) -> None:
+        """Policy forbids this."""
+        assert program.identity is not None
+        self._stats.add("denied")
+        names = self._table.names_of(behind(found.source))
+        with suppress(Exception):  # a table that cannot be written is no reason to let anything pass
+            self._table.add_denial(
+                client=names[0] if names else unpack(found.source),
+                program=0,  # none of this host
+                tags=found.tags,
+                service=program.identity.label,
+                destination=unpack(found.destination),
+                port=found.port,
+                rule=rule,
+            )
+
+    def _answer(self, found: Datagram, address: tuple[str, int]) -> None:
+        """Another host asks who takes such datagrams."""
+        if len(found.payload) != QUESTION.size:
+            return
+        said = [(each, self._refuses(each, found)) for each in islice(self._programs(found.destination), ASKED)]
+        takers = [program.row(found.port, found.destination) for program, refused in said if refused is None]
+        # Without those whose claim to the address is barred (`table.claims`).
+        rows = self._table.lookup(behind(found.destination), found.port, UDP, more=takers)[0]
+        takers = [row for row in rows if row in takers]
+        denied = [(each, refused[1]) for each, refused in said if refused and refused[0] is Reason.POLICY]
+        back = _back(found, address, datagram.TELL)
+        verdict = datagram.NOBODY
+        if takers:
+            verdict, back.instance = datagram.DATA, self._random.choice(takers).instance
+        elif denied:
+            verdict = datagram.DENIED
+            self._note(denied[0][0], found, denied[0][1])
+        self._hosts.send(back, found.payload + bytes([verdict]))
 
     def _tell(self, hop: Hop, reason: Reason) -> None:
         """The other end has refused what a program here sent."""
@@ -216,6 +276,13 @@ class Across:
         if packet is not None:
             self._refuse(hop.to, packet, reason)
         self._flows.drop(hop.flow)
+
+
+def _back(found: Datagram, address: tuple[str, int], kind: int) -> Away:
+    """The way back to who sent this."""
+    return Away(
+        address, found.sender, kind, 0, found.destination, found.port, found.source, found.source_port, ()
+    )
 
 
 def _key(source: bytes, source_port: int, destination: bytes, port: int) -> bytes:

@@ -19,12 +19,13 @@ from appswitch.model import balance
 from appswitch.model.address import is_any, is_loopback, is_multicast, unpack
 from appswitch.model.egress import Nobody, Outside, Virtual, leave
 from appswitch.model.identity import behind
-from appswitch.model.resolve import Decision, Deny, Egress, Reach, resolve, where
-from appswitch.model.service import UDP, Service
+from appswitch.model.resolve import Decision, Deny, Egress, Reach, Refuse, resolve, where
+from appswitch.model.service import UDP, Place, Service
 from appswitch.table.store import Table
 
 from . import packets
-from .across import Across
+from .across import ASKED, DENIED, Across
+from .asking import Asking, Question
 from .bound import Bound
 from .flows import Change, Flows, Hop, free_port
 from .hosts import Away, Here, Hosts
@@ -35,10 +36,6 @@ from .readdress import complaint, readdressed
 
 log = logging.getLogger("appswitch.relay")
 
-#: Seconds for which a denial is remembered: so often a program is asked about and written down that goes on.
-_DENIED = 1.0
-#: Programs of one virtual IP that are asked whether they take a datagram.
-_ASKED = 256
 _FRAGMENTS = 8
 #: First byte of a packet without IP options; and less than any packet with a UDP header has.
 _PLAIN_V4, _SHORTEST = 0x45, 27
@@ -72,7 +69,7 @@ class Datagrams:
         )
         self._under: dict[bytes, list[Program]] = {}
         self._virtual = Virtual(virtual_range)
-        self._hosts.renewed = self._bound.place
+        self._hosts.renewed = self._place
         self._turns: dict[tuple[bytes, int], int] = {}
         self._random = random.Random()
         self._across = Across(
@@ -85,11 +82,18 @@ class Datagrams:
             self._refuse,
             self._random,
         )
+        self._asking = Asking(self._hosts, table, stats, self._found, self._nobody)
+        self._across.told = self._asking.told
 
     def join(self, here: Here) -> None:
         """This host's place in its cluster, at the start and whenever it changes."""
         self._hosts.join(here)
+        self._place()
+
+    def _place(self) -> None:
         self._bound.place()
+        if self._table.relay("") != self._hosts.place:
+            self._table.set_relay("", self._hosts.place)
 
     def attach(self, program: Program) -> None:
         """Carry the program's datagrams, and those that are for it."""
@@ -100,6 +104,7 @@ class Datagrams:
     def detach(self, program: Program) -> None:
         """It has ended: nobody is held to it. Before its descriptors are closed."""
         self._bound.detach(program)
+        self._asking.leave(program)
         self._flows.leave(program.id)
         program.fragments.clear()
         if program.identity is not None:
@@ -117,13 +122,14 @@ class Datagrams:
 
     def timeout(self) -> float | None:
         """Seconds until `expire` must be called; None when nothing waits."""
-        timers = (self._leaving.timeout(), self._bound.timeout())
+        timers = (self._leaving.timeout(), self._bound.timeout(), self._asking.timeout(time.monotonic()))
         return min((timer for timer in timers if timer is not None), default=None)
 
     def expire(self) -> None:
         """Do what is due."""
         self._leaving.expire()
         self._bound.expire()
+        self._asking.expire(time.monotonic())
 
     # ---- what programs send ----
 
@@ -219,6 +225,8 @@ class Datagrams:
         """Decide as connect() does (trap.calls.connect); None when the program has been told that nobody is there."""
         who = program.identity
         assert who is not None
+        if self._asking.holds(program, key, packet):
+            return None
         source_port, port = struct.unpack_from("!HH", packet.raw, packet.at)
         destination = packets.stored(packet.destination)
         rows, known = self._rows(program, destination, source_port, port)
@@ -238,6 +246,11 @@ class Datagrams:
             outcome = leave(destination, self._virtual, denied=not program.may_leave)
         if isinstance(outcome, Deny):
             return self._deny(program, packet, key, outcome, now)
+        vip, shown = where(who, destination)
+        if isinstance(outcome, Refuse) and vip != who.vip:
+            source = who.source_for(shown)
+            if self._asking.begin(program, packet, key, vip, source, shown, (source_port, port), now):
+                return None
         here = is_loopback(destination) or is_any(destination) or is_multicast(destination)
         if isinstance(outcome, Outside) and not here:
             return self._leaving.begin(program, packet, key, now)
@@ -255,7 +268,7 @@ class Datagrams:
         source = packets.packed(shown if vip == who.vip else who.source_for(shown))
         here = [
             other.row(port, shown)
-            for other in self._under.get(vip, ())[:_ASKED]
+            for other in self._under.get(vip, ())[:ASKED]
             if other.takes(source, source_port, other.local(shown), port)
         ]
         rows, known = self._table.lookup(vip, port, UDP, client=who, more=here)
@@ -313,8 +326,31 @@ class Datagrams:
             )
         except Exception as error:  # a table that cannot be written is no reason to let anything pass
             log.error("a denial could not be written down: %s", error)
-        flow = self._flows.begin(program.id, now, _DENIED)
+        return self._denied(program, key, now)
+
+    def _denied(self, program: Program, key: bytes, now: float) -> Hop:
+        """For a while: so often a program is asked about and written down that goes on."""
+        flow = self._flows.begin(program.id, now, DENIED)
         return self._flows.lead(flow, program.id, key, _Refused(Reason.POLICY))
+
+    def _found(self, question: Question, host: str, place: Place, instance: int, now: float) -> None:
+        """Another host has said who takes what waits."""
+        program, key, first = question.program, question.key, question.packets[0]
+        hop = self._across.lead(
+            program, first, key, place, instance, question.source, question.destination, now, host=host
+        )
+        for packet in question.packets:
+            self._pass(program, packet, hop, now)
+
+    def _nobody(self, question: Question, reason: Reason, now: float) -> None:
+        """Nobody takes it, or may."""
+        if reason is Reason.POLICY:
+            self._stats.add("denied")
+            self._denied(question.program, question.key, now)
+        else:
+            self._stats.add("refused")
+        for packet in question.packets:
+            self._refuse(question.program, packet, reason)
 
     # ---- errors ----
 

@@ -19,6 +19,7 @@ from appswitch.header.keys import KeyRing
 from appswitch.header.refused import Refused
 from appswitch.header.window import Windows
 from appswitch.model.identity import Tags
+from appswitch.model.service import Place
 
 #: Datagrams taken at a time: programs of this host must have their turns.
 _AT_ONCE = 64
@@ -57,7 +58,8 @@ class Away:
     """The other end of a conversation on another host, and what its datagrams say there.
 
     `address`: of its relay, as sendto() takes it; `life`: that relay's. `row`: the key of the service's row in the
-    table; `version` of the table as of which it was there. What comes back there has `kind` ANSWER.
+    table; or, when it has none, `host`: whose relay that is. `version` of the table as of which it was there. What
+    comes back there has `kind` ANSWER.
     """
 
     address: tuple[str, int]
@@ -70,6 +72,7 @@ class Away:
     port: int
     tags: Tags
     row: bytes = b""
+    host: str = ""
     version: int = 0
 
 
@@ -99,6 +102,11 @@ class Hosts:
         if self._socket is None or not self._here.address:
             return "", 0
         return self._here.address, self._socket.getsockname()[1]
+
+    @property
+    def place(self) -> Place | None:
+        """Both."""
+        return Place(self.real, self.life) if self.real[0] else None
 
     def join(self, here: Here) -> None:
         """This host's place in the cluster, at the start and whenever it changes."""

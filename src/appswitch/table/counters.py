@@ -77,6 +77,8 @@ MEANING = {
     "udp_stale": "datagrams of other hosts dropped: for an earlier life of this host's relay",
     "udp_replayed": "datagrams of other hosts dropped: they had been here before",
     "udp_misdirected": "datagrams of other hosts dropped: for another service",
+    "udp_asked": "questions to other hosts, who takes datagrams of which the table does not tell",
+    "udp_unanswered": "such datagrams lost, for an answer did not come in time",
 }
 _PLACE = {name: index for index, name in enumerate(MEANING)}
 _SIZE = 4096

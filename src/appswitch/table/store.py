@@ -20,7 +20,7 @@ import lmdb
 
 from ..linux.storage import reserve
 from ..model.identity import Claim, Identity, Tags
-from ..model.service import TCP, Service
+from ..model.service import TCP, Place, Service
 from .claims import Claims, allowed, one_of_each_host
 from .codec import (
     OWN,
@@ -92,6 +92,7 @@ class Table:
         self._claims = Claims(self._env, self._writer, self._generations, make=make)
         self._denials = self._env.open_db(b"denials", create=make)
         self._members = self._env.open_db(b"members", create=make)
+        self._relays = self._env.open_db(b"relays", create=make)
         self._poke = Poke(os.path.join(os.path.dirname(os.path.abspath(path)), NAME))
 
     def close(self) -> None:
@@ -144,7 +145,7 @@ class Table:
         if self._env.info()["last_pgno"] < last:
             return
         with self._env.begin() as txn:
-            own = (self._services, self._own, self._programs, self._denials, self._members)
+            own = (self._services, self._own, self._programs, self._denials, self._members, self._relays)
             stats = [txn.stat(database) for database in (*own, *self._claims.databases, self._generations.database)]
         if sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats) >= last:
             raise OSError(errno.ENOSPC, "it is full")
@@ -258,10 +259,30 @@ class Table:
                         txn.put(key, value, db=self._services)
                         self._generations.changed(vip_of_key(key), txn)
 
+    def relay(self, host: str) -> Place | None:
+        """Where the relay of a host ("": this one) takes others' datagrams; None when there is no such place."""
+        with self._env.begin() as txn:
+            value = txn.get(host_id(host), db=self._relays)
+        if value is None:
+            return None
+        _, address, port, life = unpack(value)
+        return Place((address, port), life)
+
+    def set_relay(self, host: str, place: Place | None) -> None:
+        """Write (or, for None, delete) it. OSError when there is no room for it."""
+        with self._writing() as txn:
+            if place is None:
+                txn.delete(host_id(host), db=self._relays)
+            else:
+                txn.put(host_id(host), pack([host, *place.address, place.life]), db=self._relays)
+        if not host:
+            self._poke([])
+
     def hosts(self) -> set[str]:
-        """The other hosts of which there are rows or claims."""
+        """The other hosts of which there is anything."""
         with self._env.begin() as txn:
             found = self._claims.hosts(txn)
+            found |= {str(unpack(value)[0]) for value in txn.cursor(self._relays).iternext(keys=False)}
             for value in one_of_each_host(txn.cursor(self._services), host_of_key):
                 found.add(read_service(value).host)
         return found - {""}
@@ -293,6 +314,7 @@ class Table:
         for host in self.hosts():
             self.replace_host_rows(host, [])
             self.apply_host_claims(host, dict.fromkeys(self.vips_of_host(host), ()))
+            self.set_relay(host, None)
         self.set_members(dict.fromkeys(self.members()))
         self.set_own_name("")
 
