@@ -27,16 +27,10 @@ def crowd(switch: Switch, hostile: Callable[[str], Path]) -> Callable[[int], tup
         line = [hostile("crowd"), str(count), str(SERVICE[1])]
         program = switch.run(line, ip=SERVICE[0], stdin=subprocess.PIPE)
         there = int(program.wait_output(r"waiting (\d+)").group(1))
-        wait_until(lambda: waiting(switch) >= there, lambda: f"{there} threads in accept()")
+        wait_until(lambda: switch.parked() >= there, lambda: f"{there} threads in accept()")
         return program, there
 
     return start
-
-
-def waiting(switch: Switch) -> int:
-    """How many calls the worker has parked."""
-    data = (switch.run_dir / "state" / "pending-0").read_bytes()
-    return sum(map(bool, memoryview(data).cast("Q")))
 
 
 def worker(switch: Switch) -> int:
@@ -67,11 +61,11 @@ def test_many_threads_in_accept(
     say(program, "how many")
     program.wait_output("served 100\n")
     # all of them call again, and wait
-    wait_until(lambda: waiting(switch) >= count, lambda: f"{count} threads in accept()")
+    wait_until(lambda: switch.parked() >= count, lambda: f"{count} threads in accept()")
     assert resident(pid) - memory < 50_000
 
     program.kill()
-    wait_until(lambda: not waiting(switch), lambda: "nobody waiting")
+    wait_until(lambda: not switch.parked(), lambda: "nobody waiting")
     wait_until(lambda: not switch.services(), lambda: "its service's end")
     wait_until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= before + 4, lambda: "its descriptors' end")
     status = switch.cli("status", "-o", "json")
@@ -83,4 +77,4 @@ def test_a_shutdown_ends_them_all(switch: Switch, crowd: Callable[[int], tuple[P
     program, count = crowd(COUNT // 4)
     say(program, "shut")
     program.wait_output(f"shut {count} 0\n")
-    assert not waiting(switch)
+    wait_until(lambda: not switch.parked(), lambda: "nobody waiting")

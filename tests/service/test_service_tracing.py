@@ -3,6 +3,7 @@
 import os
 import re
 import select
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -98,10 +99,11 @@ def test_calls_that_wait_are_shown_when_they_return(switch: Switch, own_actor: S
     number = server.end()
     trace.wait(f"accept4({fd}, {host}:{port} \"client\", SOCK_CLOEXEC) = {number} <unix from client, ")
     # One that a signal ends, and its thread does not call again.
-    server("import signal; signal.signal(signal.SIGALRM, lambda *_: 1 / 0); signal.setitimer(signal.ITIMER_REAL, 0.2)")
-    server("result = outcome_of(lambda: in_child(lambda: 0))")
-    trace.lines()
-    server("signal.setitimer(signal.ITIMER_REAL, 0.2)\ntry: l.accept()\nexcept ZeroDivisionError: pass")
+    server("import signal; signal.signal(signal.SIGALRM, lambda *_: 1 / 0)")
+    server.begin("try: l.accept()\nexcept ZeroDivisionError: pass")
+    wait_until(switch.parked, lambda: f"a call that waits: {server.program}")
+    os.kill(server.pid, signal.SIGALRM)
+    server.end()
     trace.wait(f"accept4({fd}, ..., SOCK_CLOEXEC) = ? <interrupted, within ")
     # One that waits while its worker is killed, and what comes after.
     server.begin("(got := l.accept())[0].fileno()")

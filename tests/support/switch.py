@@ -100,6 +100,11 @@ class Switch:
         """Pids of the switch's own processes, by its `status`."""
         return [process["pid"] for process in self.cli("status", "-o", "json")["processes"]]
 
+    def parked(self) -> int:
+        """How many calls its workers have taken that wait, such as accept()."""
+        places = (path.read_bytes() for path in (self.run_dir / "state").glob("pending-*"))
+        return sum(sum(map(bool, memoryview(data).cast("Q"))) for data in places)
+
     # Programs.
 
     def environment(self) -> dict[str, str]:
