@@ -176,10 +176,9 @@ class Host(Switch):
         return found
 
     def role(self, role: str) -> int:
-        """The pid of one of the switch's processes, such as the router."""
+        """The pid of one of the switch's processes, such as the router; 0 while there is none."""
         processes = self.cli("status", "-o", "json")["processes"]
-        [pid] = [process["pid"] for process in processes if process["role"] == role]
-        return int(pid)
+        return next((int(process["pid"]) for process in processes if process["role"] == role), 0)
 
     def kill(self) -> None:
         """SIGKILL to every process of the switch, as if the power had gone; returns when they are gone."""
