@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from support.needs import need
+from support.ports import udp_and_tcp
 from support.program import DEADLINE, Program
 from support.switch import Switch
 
@@ -20,12 +21,10 @@ class Canary:
     """Listens on an address of the host by TCP and UDP, and counts what has arrived."""
 
     def __init__(self, host: str) -> None:
-        self._tcp = socket.create_server((host, 0), backlog=4096)
+        self._udp, self._tcp = udp_and_tcp(host)
+        self._tcp.listen(4096)
+        self._tcp.setblocking(False)
         self.address: tuple[str, int] = self._tcp.getsockname()
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind(self.address)
-        for sock in (self._tcp, self._udp):
-            sock.setblocking(False)
 
     @property
     def words(self) -> list[str]:
@@ -93,7 +92,10 @@ def _tcp_sockets() -> Iterator[list[str]]:
 
 def listening_on_host(pids: Sequence[int]) -> list[str]:
     """The local addresses (as /proc/net/tcp writes them) at which these processes have ports of the host open."""
-    held = {os.readlink(link) for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()}
+    held: set[str] = set()
+    for link in (link for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):  # it was closed just now
+            held.add(os.readlink(link))
     return [fields[1] for fields in _tcp_sockets() if fields[3] == _LISTEN and f"socket:[{fields[9]}]" in held]
 
 

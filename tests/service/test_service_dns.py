@@ -1,5 +1,6 @@
 """DNS as programs ask for it: names of the table from the table, everything else from the host's resolvers."""
 
+import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,14 +42,26 @@ class HostResolver(dnslib.server.BaseResolver):  # type: ignore[misc]
         return reply
 
 
+def on_one_port(known: HostResolver) -> list[dnslib.server.DNSServer]:
+    """Servers for UDP and TCP, at a port that is free for both."""
+    quiet = dnslib.server.DNSLogger("-request,-reply,-truncated,-error")
+    while True:
+        udp = dnslib.server.DNSServer(known, "127.0.0.1", 0, tcp=False, logger=quiet)
+        try:
+            port = udp.server.server_address[1]
+            return [udp, dnslib.server.DNSServer(known, "127.0.0.1", port, tcp=True, logger=quiet)]
+        except OSError as error:
+            udp.server.server_close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+
+
 @pytest.fixture(scope="module")
 def resolver() -> Iterator[tuple[HostResolver, int]]:
     """The resolver and its port on 127.0.0.1, over UDP and TCP."""
     known = HostResolver()
-    quiet = dnslib.server.DNSLogger("-request,-reply,-truncated,-error")
-    servers = [dnslib.server.DNSServer(known, "127.0.0.1", 0, tcp=False, logger=quiet)]
+    servers = on_one_port(known)
     port = servers[0].server.server_address[1]
-    servers.append(dnslib.server.DNSServer(known, "127.0.0.1", port, tcp=True, logger=quiet))
     for server in servers:
         server.start_thread()
     yield known, port
