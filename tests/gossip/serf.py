@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -29,7 +28,16 @@ ADDRESS = "127.0.9.1"
 LEAVE, USER_EVENT, QUERY, RESPONSE, KEY_REQUEST, KEY_RESPONSE = 0, 3, 4, 5, 7, 8
 _ACK = 1  # flag of a query and of its response
 
-_ports = itertools.count(10000 + os.getpid() % 1000 * 20)
+
+def _range() -> list[int]:
+    """Ports that the kernel gives nobody by itself, other ones for each of the processes that run tests at a time."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    begin = 10000 + int(worker) % 10 * 1000
+    first = os.getpid() % 1000
+    return [*range(begin + first, begin + 1000), *range(begin, begin + first)]
+
+
+_ports = iter(_range())
 
 
 def free_port(address: str = ADDRESS) -> int:
