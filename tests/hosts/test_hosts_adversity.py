@@ -112,7 +112,7 @@ def test_tables_agree_after_anything(scene: Scene) -> None:
     scene.actors.pop(five).close()
     scene.change()
     scene.agree(five)
-    assert five.address in {row["address"] for row in one.members("failed")}
+    wait_until(lambda: five.address in {row["address"] for row in one.members("failed")}, lambda: "its death")
     five.up("--timings", "local")
     scene.actors[five] = scene._actor_on(five, "web-5")
     scene.actors[five](f"l = listen({scene.port})")

@@ -28,6 +28,8 @@ def test_a_program_stops_here_and_starts_there(trio: Hosts, actor_on: Start) -> 
     after = actor_on(two, **identity)
     after("greet(listen(80), 'on two')")
     reaches(client, "mobile", "on two")
+    # That the old one is gone may come to be known later than that there is a new one.
+    wait_until(lambda: len(three.services("mobile", 80)) == 1, lambda: "the old row to go", PATIENCE)
     [new] = three.services("mobile", 80)
     assert {key: new[key] for key in ("name", "vip", "tags")} == {key: old[key] for key in ("name", "vip", "tags")}
     assert new["host"] != old["host"]

@@ -60,8 +60,9 @@ def test_changes_of_which_every_packet_was_lost_are_repaired(five: Hosts, actor_
     server("closed.close(); new = listen(82)")
     for host in list(five)[:4]:
         wait_until(lambda host=host: ports(host.table(), "web") == [80, 82], lambda: "the change")  # type: ignore[misc]
-    assert deaf.namespace.dropped() > 0
-    assert ports(deaf.table(), "web") == [80, 81]
+    wait_until(lambda: deaf.namespace.dropped() > 0, lambda: "something of it to be lost")
+    # As it was; or none, if that took so long that the deaf one takes all others for dead.
+    assert ports(deaf.table(), "web") in ([80, 81], [])
     deaf.namespace.pass_all()
     five.await_same_tables(lambda rows: ports(rows, "web") == [80, 82])
 
