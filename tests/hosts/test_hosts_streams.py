@@ -105,7 +105,7 @@ def test_a_non_blocking_connect_is_as_natively(pair: Hosts, actor_on: Start) -> 
     # Registered in an epoll before: its events come there.
     client("e = select.epoll(); t = socket(); t.setblocking(False); e.register(t, select.EPOLLOUT | select.EPOLLET)")
     client(f"e.poll(0); t.connect_ex(('{row['vip']}', 80))")
-    assert client("[(fd == t.fileno(), flags) for fd, flags in e.poll(10)]") == [[True, 4]]
+    assert client("[(fd == t.fileno(), flags) for fd, flags in e.poll(TIMEOUT)]") == [[True, 4]]
 
 
 def test_what_is_not_served_is_refused_at_once(pair: Hosts, actor_on: Start) -> None:
@@ -140,7 +140,7 @@ def test_the_sides_options_hold(pair: Hosts, actor_on: Start) -> None:
     server("l = socket(); l.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1); l.bind(('', 80)); l.listen()")
     [row] = one.wait_service("opts", 80)
     client("s = socket(); s.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1); s.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)")
-    client(f"s.setsockopt(SOL_SOCKET, SO_RCVBUF, 40000); s.settimeout(7); s.connect(('{row['vip']}', 80))")
+    client(f"s.setsockopt(SOL_SOCKET, SO_RCVBUF, 40000); s.settimeout(TIMEOUT); s.connect(('{row['vip']}', 80))")
     wanted = "[s.getsockopt(IPPROTO_TCP, TCP_NODELAY), s.getsockopt(SOL_SOCKET, SO_KEEPALIVE)]"
     assert client(wanted) == [1, 1]
     assert client("s.getsockopt(SOL_SOCKET, SO_RCVBUF)") == 80000
