@@ -152,10 +152,13 @@ def silent(_record: dnslib.DNSRecord) -> list[bytes]:
     return []
 
 
-def closed_port() -> str:
+@pytest.fixture
+def closed_port() -> Iterator[str]:
+    """One that is refused to everybody: its socket is connected elsewhere, and nobody else can have it meanwhile."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
+        sock.connect(("127.0.0.1", 9))
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 def test_the_answer_comes_back_under_the_clients_id(bench: Bench) -> None:
@@ -226,8 +229,8 @@ def test_a_silent_server_is_followed_by_the_next_and_then_asked_last(bench: Benc
     assert (len(first.asked), len(second.asked)) == (1, 2)
 
 
-def test_a_closed_port_costs_no_time(bench: Bench) -> None:
-    bench.start(closed_port())
+def test_a_closed_port_costs_no_time(bench: Bench, closed_port: str) -> None:
+    bench.start(closed_port)
     bench.ask(query())
     (answer,) = bench.until_answers()
     assert bench.now == 0
