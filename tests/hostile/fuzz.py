@@ -41,6 +41,7 @@ from appswitch.trap.options import DENY, ProgramOptions, WorkerSettings
 from appswitch.trap.program import Program
 from appswitch.trap.supervision import Supervisor
 from appswitch.trap.worker import Worker
+from support.program import DEADLINE
 
 PAGE = 4096
 ARENA = 8 * PAGE
@@ -407,9 +408,10 @@ class Bench:
             worker.listeners.drop_program(program)
             worker.forget_program(program)
             program.close()
-            for _ in range(40):
+            until = time.monotonic() + DEADLINE
+            while True:
                 self._turn()
-                if not self._left():
+                if not self._left() or time.monotonic() > until:
                     break
                 time.sleep(0.01)
             assert not self._left(), self._left()
