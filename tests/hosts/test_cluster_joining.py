@@ -15,7 +15,7 @@ from appswitch.cluster.token import Token
 from support.hosts import Host, Hosts
 from support.modes import MODES, Mode
 from support.program import wait_until
-from support.switch import Row
+from support.switch import Row, pids_with_environment
 
 NODE = ("--node-interface", "eth0", "--timings", "local")
 Make = Callable[..., Hosts]
@@ -59,12 +59,9 @@ def refusal(host: Host, *words: str) -> str:
 def nothing_is_left(host: Host) -> None:
     """As if `up` had not been called."""
     assert not host.run_dir.exists()
-    for environ in (path for path in os.listdir("/proc") if path.isdigit()):
-        try:
-            with open(f"/proc/{environ}/environ", "rb") as file:
-                assert f"APPSWITCH_RUN_DIR={host.run_dir}".encode() not in file.read().split(b"\0")
-        except OSError:
-            pass
+    # Its processes have said why not, and may take a moment to end.
+    entry = f"APPSWITCH_RUN_DIR={host.run_dir}"
+    wait_until(lambda: not pids_with_environment(entry), lambda: f"the end of {pids_with_environment(entry)}")
 
 
 @pytest.mark.parametrize("mode", MODES[:2], ids=str)

@@ -241,7 +241,7 @@ class Switch:
 
     def _remove_leftovers(self) -> list[str]:
         """Kill whatever still runs with this switch's run directory in its environment, and name it."""
-        unended = _unended(_watch(_pids_with_environment(f"APPSWITCH_RUN_DIR={self.run_dir}")), GRACE)
+        unended = _unended(_watch(pids_with_environment(f"APPSWITCH_RUN_DIR={self.run_dir}")), GRACE)
         told = [f"process {pid} was still running at the end of the test: {_what_it_is(pid)}" for pid in unended]
         for pid in unended:
             try:
@@ -293,7 +293,8 @@ def _what_it_is(pid: int) -> str:
     return ", ".join(words)
 
 
-def _pids_with_environment(entry: str) -> list[int]:
+def pids_with_environment(entry: str) -> list[int]:
+    """All processes that have this entry in their environment."""
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
