@@ -17,7 +17,7 @@ from appswitch.table.store import Table
 from appswitch.trap.options import Node
 from support.hosts import Host, Hosts
 from support.modes import MYSELF
-from support.program import wait_until
+from support.program import DEADLINE, wait_until
 
 KEY = bytes(range(32))
 _UP = Path(__file__).parent / "src" / "up_by_hand.py"
@@ -137,7 +137,7 @@ class Caller:
 
     def connect(self, row: Service) -> socket.socket:
         """A connection to the row's real port."""
-        return self.host.namespace.call(lambda: socket.create_connection(row.real, timeout=20))
+        return self.host.namespace.call(lambda: socket.create_connection(row.real, timeout=DEADLINE))
 
     def send(self, row: Service, data: bytes) -> socket.socket:
         sock = self.connect(row)
@@ -145,7 +145,7 @@ class Caller:
         return sock
 
 
-def fate(sock: socket.socket, timeout: float = 20.0) -> bytes | str:
+def fate(sock: socket.socket, timeout: float = DEADLINE) -> bytes | str:
     """What comes until the end, or how it ended otherwise."""
     sock.settimeout(timeout)
     data = b""

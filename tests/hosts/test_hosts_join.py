@@ -12,7 +12,7 @@ from appswitch.cluster import token as tokens
 from service.acting import Actor
 from support.hosts import PATIENCE, Host, Hosts
 from support.modes import MODES
-from support.program import wait_until
+from support.program import DEADLINE, wait_until
 
 Start = Callable[..., Actor]
 SO_RCVBUFFORCE = 33
@@ -147,7 +147,7 @@ def test_noise_at_the_gossip_s_port_does_no_harm(hosts: Callable[..., Hosts]) ->
             for size in (0, 1, 2, 20, 100, 1400, 60000):
                 udp.sendto(os.urandom(size), (address, port))
         for data in (b"", b"\xf4", b"\x0a" + struct.pack("!I", 1 << 31), os.urandom(5000)):
-            with socket.create_connection((address, port), timeout=5) as tcp:
+            with socket.create_connection((address, port), timeout=DEADLINE) as tcp:
                 tcp.sendall(data)
 
     two.namespace.call(noise)

@@ -33,7 +33,7 @@ def in_child(work: Callable[..., Any], *args: Any, drop: bool = False) -> Any:
         os._exit(0)
     os.close(writer)
     try:
-        assert select.select([reader], [], [], 20)[0], "the child does not answer"
+        assert select.select([reader], [], [], 90)[0], "the child does not answer"
         done, value = pickle.loads(os.read(reader, 1 << 20))
     finally:
         os.kill(pid, 9)

@@ -451,7 +451,7 @@ def _loses_first_packet(own: str, plan: surroundings.Plan) -> bool:
         far = "8.8.8.8" if own == V4 else "2001:db8::1"
         packet = answer_to(Datagram(own, far, sock.getsockname()[1], 53, b""), b"first")
         device.write_packet(end.device_fd, end.device_kind, packet)
-        return not select.select([sock], [], [], 1)[0]
+        return not select.select([sock], [], [], 10)[0]
 
 
 def _in_fork(work: Callable[..., bool], *args: Any) -> bool:

@@ -95,7 +95,7 @@ def test_search_domains_and_a_change_of_the_hosts_resolvers(
     python: str,
     go_program: Callable[[Path], Path],
 ) -> None:
-    host.say(f"nameserver {STUB}", "search corp.test", "options ndots:2 timeout:2 attempts:1")
+    host.say(f"nameserver {STUB}", "search corp.test", "options ndots:2 timeout:30 attempts:1")
     host.up()
     served = [start_actor(host, actor_file.parent, python, n, ip=ip) for n, ip in (("web", VIP), ("a.b", DOTTED))]
     asker = start_actor(host, actor_file.parent, python)
