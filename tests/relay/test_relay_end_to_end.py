@@ -140,6 +140,7 @@ def test_the_hosts_resolver_file_is_followed(web: Any, relay: Any) -> None:
     assert seen.read_text().split("\n")[1:3] == ["search appswitch a.example b.example", "options ndots:2"]
     assert seen.stat().st_ino == inode
     relay.host_file.write_text("search example.com\n")
+    exchange(web.socket(), "192.0.2.1", "www.test")  # and the relay has seen that
 
 
 def test_the_upstreams_nxdomain_comes_back_as_it_is(web: Any, upstream: Any) -> None:
