@@ -154,7 +154,9 @@ def test_what_another_user_finds_in_the_run_directory(shared: Switch, python: st
     if "0666" in shared.mode.up_options:
         expected.add("control.sock")
     assert look(STRANGER) == expected
-    assert look(shared.mode.switch_owner) == set(names)
+    found = look(shared.mode.switch_owner)
+    # What an earlier test's listener has left may have gone meanwhile.
+    assert {name for name in names if (shared.run_dir / name).exists()} <= found <= set(names)
 
 
 _OTHER_FILTER = f"""
