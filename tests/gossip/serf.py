@@ -105,12 +105,14 @@ class Agent:
             raise AssertionError(f"serf sees {seen}, not {wanted}: {self.program}") from None
 
     def complaints(self) -> list[str]:
-        """Errors that the agent has logged, but for those of reaching somebody who has gone."""
+        """Errors that the agent has logged, but for those of reaching somebody who has gone, or of going itself."""
         lines = self.program.output().splitlines()
         return [line for line in lines if "[ERR]" in line and not UNREACHED.search(line)]
 
 
-UNREACHED = re.compile(r"connection refused|connection reset|broken pipe|i/o timeout|EOF$")
+UNREACHED = re.compile(
+    r"connection refused|connection reset|broken pipe|i/o timeout|EOF$|use of closed network connection"
+)
 
 
 @contextlib.contextmanager
