@@ -182,10 +182,10 @@ class Arrival:
         self._arrivals.bring(worker, listener, sock, note)
 
     def give_up(self, counter: str, why: str) -> None:
-        """Close and count it."""
+        """Count and close it: who sees it closed finds it counted."""
         self._end_waiting()
-        real_port.reset(self._sock)
         self._worker.counters.add(counter)
+        real_port.reset(self._sock)
         row = self._listener.row
         log.info(
             "a connection from %s:%s to the real port of %s was closed: %s",

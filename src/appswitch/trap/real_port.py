@@ -177,8 +177,8 @@ def arrivals(listener: Listener) -> Iterator[tuple[_socket.socket, tuple[str, in
 
 def turn_away(counters: Counters, listener: Listener, arrival: _socket.socket, address: tuple[str, int]) -> None:
     """Close what carries no identity, and cannot have one (paper, section 4), and count it."""
-    reset(arrival)
     counters.add("strangers")
+    reset(arrival)
     log.info(
         "a connection from %s:%s to the real port of %s was closed: it carries no identity",
         *address,
