@@ -1,5 +1,6 @@
 """A kernel without one of the features: either everything goes another way, or one sentence says why not."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_without_all_of_them_too(new_switch: NewSwitch, python: str) -> None:
     assert all(any(line.startswith(f"no {name} ") for line in lines) for name in DISPENSABLE)
 
 
+def files(pid: int) -> set[str]:
+    """What a process has open."""
+    found = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed just now
+            found.add(os.readlink(link))
+    return found
+
+
 @pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="this user can have no TUN devices anyway")
 @one_mode
 def test_a_device_is_tun_or_veth_as_is_said(new_switch: NewSwitch) -> None:
@@ -84,8 +94,7 @@ def test_a_device_is_tun_or_veth_as_is_said(new_switch: NewSwitch) -> None:
         program = switch.run(["sh", "-c", "echo ready; sleep 60"])
         program.wait_output("ready")
         [relay] = [p["pid"] for p in switch.cli("status", "-o", "json")["processes"] if p["role"] == "relay"]
-        links = {os.readlink(link) for link in Path(f"/proc/{relay}/fd").iterdir()}
-        assert ("/dev/net/tun" in links) == (left_out == "")
+        assert ("/dev/net/tun" in files(relay)) == (left_out == "")
 
 
 @one_mode
