@@ -270,7 +270,7 @@ class Table:
 
     def set_relay(self, host: str, place: Place | None) -> None:
         """Write (or, for None, delete) it. OSError when there is no room for it."""
-        with self._writing() as txn:
+        with self._writer.transaction() as txn:
             if place is None:
                 txn.delete(host_id(host), db=self._relays)
             else:
