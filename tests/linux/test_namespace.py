@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from appswitch.linux import device, libc, namespace, netlink
+from appswitch.linux import device, features, libc, namespace, netlink, vnet
 from appswitch.trap import surroundings
 
 NOBODY = 65534
@@ -137,7 +137,7 @@ def _replace_tun(kind: str, folder: str) -> None:
     """Let everybody open /dev/net/tun, or make it something that is no TUN."""
     _own_mounts()
     node = "/dev/null"
-    if kind == device.TUN:
+    if kind in (device.TUN, device.TUN_VNET):
         _mount("none", folder, b"tmpfs", 0, b"mode=755")
         node = folder + "/tun"
         os.mknod(node, 0o020666, os.makedev(10, 200))
@@ -167,12 +167,16 @@ class Case(NamedTuple):
     kind: str
 
 
-CASES = [pytest.param(Case(True, device.PACKET), id="user-packet")]
+CASES = [
+    pytest.param(Case(True, device.PACKET_VNET), id="user-packet-vnet"),
+    pytest.param(Case(True, device.PACKET), id="user-packet"),
+]
 if AS_ROOT:
     CASES += [
+        pytest.param(Case(False, device.TUN_VNET), id="root-tun-vnet"),
+        pytest.param(Case(True, device.TUN_VNET), id="user-tun-vnet"),
+        pytest.param(Case(False, device.PACKET_VNET), id="root-packet-vnet"),
         pytest.param(Case(False, device.TUN), id="root-tun"),
-        pytest.param(Case(True, device.TUN), id="user-tun"),
-        pytest.param(Case(False, device.PACKET), id="root-packet"),
     ]
 
 
@@ -182,12 +186,19 @@ def plan_for(case: Case, folder: str, addresses: list[str]) -> surroundings.Plan
     )
 
 
-def made(case: Case, child: Inside, folder: str, *addresses: str) -> surroundings.Surroundings:
+def prepare(case: Case, child: Inside, folder: str) -> None:
+    """What decides on the kind of the device and on the user."""
     if AS_ROOT:
         os.mkdir(folder + "/dev")
         child.call(_replace_tun, case.kind, folder + "/dev")
+    if not device.has_header(case.kind):
+        child.call(features.leave_out, features.VNET)
     if case.user:
         child.call(_drop)
+
+
+def made(case: Case, child: Inside, folder: str, *addresses: str) -> surroundings.Surroundings:
+    prepare(case, child, folder)
     result = child.build(plan_for(case, folder, list(addresses)))
     assert result.device_kind == case.kind
     return result
@@ -280,14 +291,30 @@ def port_unreachable(packet: bytes) -> bytes:
     return ip_packet(source, destination, 58, body[:2] + struct.pack("!H", value) + body[4:])
 
 
-def next_packet(end: surroundings.Surroundings) -> bytes:
+def next_frame(end: surroundings.Surroundings) -> tuple[bytes, vnet.Unfinished]:
+    """The next packet, and what is left to be done for it."""
     assert select.select([end.device_fd], [], [], WAIT)[0], "nothing arrives"
-    return device.read_packet(end.device_fd, end.device_kind)
+    frame, kind = device.read_frame(end.device_fd), end.device_kind
+    left = vnet.unpack(frame, device.LINK[kind]) if device.has_header(kind) else vnet.FINISHED
+    return frame[device.BEFORE[kind] :], left
+
+
+def next_packet(end: surroundings.Surroundings) -> bytes:
+    """The next packet; where a checksum was left out, what stands for it is right, and it is filled in."""
+    packet, left = next_frame(end)
+    if not left.start:
+        return packet
+    addresses = (packet[12:16], packet[16:20]) if packet[0] >> 4 == 4 else (packet[8:24], packet[24:40])
+    udp = packet[left.start :]
+    pseudo = pseudo_header(*addresses, 17, len(udp))
+    assert struct.unpack_from("!H", udp, 6)[0] == ~checksum(pseudo) & 0xFFFF
+    value = checksum(pseudo + udp[:6] + b"\0\0" + udp[8:]) or 0xFFFF
+    return packet[: left.start + 6] + struct.pack("!H", value) + udp[8:]
 
 
 def silent(end: surroundings.Surroundings) -> bool:
     try:
-        packet = device.read_packet(end.device_fd, end.device_kind)
+        packet = device.read_frame(end.device_fd)
     except BlockingIOError:
         return True
     raise AssertionError(packet.hex())
@@ -416,9 +443,13 @@ def _burst(count: int) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_segmented_sends_arrive_as_datagrams(case: Case, child: Inside, folder: str) -> None:
-    """UDP_SEGMENT (udp(7)): the kernel, not the relay, cuts a send into datagrams."""
+    """UDP_SEGMENT (udp(7)): a kernel, not the relay, cuts a send into datagrams: the sender's, or the receiver's."""
     end = made(case, child, folder, V4)
     child.call(_segmented)
+    if device.has_header(case.kind):
+        packet, left = next_frame(end)
+        assert (packet[28:], left) == (b"x" * 2500, vnet.Unfinished(20, 1000))
+        return
     assert [parse(next_packet(end)).payload for _ in range(3)] == [b"x" * 1000, b"x" * 1000, b"x" * 500]
 
 
@@ -432,11 +463,7 @@ def _segmented() -> None:
 @pytest.mark.parametrize("own", [V4, V6])
 def test_what_is_written_at_once_arrives(case: Case, own: str, child: Inside, folder: str) -> None:
     """A new device and a new address take the kernel some work that it does later, unless one sees to it."""
-    if AS_ROOT:
-        os.mkdir(folder + "/dev")
-        child.call(_replace_tun, case.kind, folder + "/dev")
-    if case.user:
-        child.call(_drop)
+    prepare(case, child, folder)
     assert child.call(_lost_of, 25, own, plan_for(case, folder, [own])) == 0
 
 
@@ -482,7 +509,7 @@ def test_the_device_goes_with_its_last_descriptor(case: Case, child: Inside, fol
     os.close(child.descriptors.pop(0))
     assert child.call(_link_gone) == ["lo"]
     with pytest.raises(OSError):
-        device.read_packet(end.device_fd, end.device_kind)
+        device.read_frame(end.device_fd)
 
 
 WATCH: list[socket.socket] = []

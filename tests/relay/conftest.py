@@ -219,7 +219,8 @@ def make(
 
 def kinds() -> list[str]:
     """The kinds of device that this user can make."""
-    return ["tun", "packet"] if os.access("/dev/net/tun", os.R_OK | os.W_OK) else ["packet"]
+    tun = ["tun-vnet", "tun"] if os.access("/dev/net/tun", os.R_OK | os.W_OK) else []
+    return [*tun, "packet-vnet", "packet"]
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import struct
 import subprocess
 import sys
 
-from appswitch.linux import device, netlink
+from appswitch.linux import device, features, netlink
 from appswitch.trap.surroundings import Plan, build
 
 
-def no_tun(name: str) -> int:
+def no_tun(name: str) -> tuple[str, int]:
     raise OSError(f"no TUN device for {name} in this test")
 
 
@@ -29,8 +29,10 @@ def remove(name: str) -> None:
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     wanted = json.loads(sys.argv[2])
-    if wanted["kind"] == device.PACKET:
+    if wanted["kind"] in (device.PACKET, device.PACKET_VNET):
         device._open_tun = no_tun
+    if not device.has_header(wanted["kind"]):
+        features.leave_out(features.VNET)
     plan = Plan(
         user=os.geteuid() != 0,
         addresses=wanted["addresses"],

@@ -131,17 +131,17 @@ def test_nobody_sends_from_another_s_address(bench: Bench) -> None:
 def test_a_flood_has_its_turn_like_others(bench: Bench, fresh: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     flooding, sink, modest = bench.attach(A), bench.attach(B), bench.attach(C)
     sink.close()
-    endless, real, reads = bench.fd(1), device.read_packet, Counter[int]()
+    endless, real, reads = bench.fd(1), device.read_frame, Counter[int]()
     ports = itertools.count(10000)
 
-    def read_packet(fd: int, kind: str) -> bytes:
+    def read_frame(fd: int) -> bytes:
         reads[fd] += 1
         assert reads[fd] < 10000, "this device is read for ever"
         if fd != endless:
-            return real(fd, kind)
+            return real(fd)
         return datagram(A, next(ports) if fresh else 9999, B, 2000)
 
-    monkeypatch.setattr(device, "read_packet", read_packet)
+    monkeypatch.setattr(device, "read_frame", read_frame)
     flooding.send(b"wake")
     modest.send(datagram(C, 1000, A, 2000))
     bench.turn()

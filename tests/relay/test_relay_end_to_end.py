@@ -1,4 +1,4 @@
-"""The relay with real programs in real namespaces, over both kinds of device."""
+"""The relay with real programs in real namespaces, over each kind of device."""
 
 import os
 import select

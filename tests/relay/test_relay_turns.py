@@ -125,15 +125,15 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_one_turn_serves_everybody_however_much_one_sends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     flooding, modest = bench.attach("flooding"), bench.attach("modest")
     endless = {program.fd for program in bench.relay._programs.values() if program.id == "flooding"}
-    real = device.read_packet
+    real = device.read_frame
     reads = Counter[int]()
 
-    def read_packet(fd: int, kind: str) -> bytes:
+    def read_frame(fd: int) -> bytes:
         reads[fd] += 1
         assert reads[fd] < 10000, "this device is read for ever"
-        return OTHER if fd in endless else real(fd, kind)
+        return OTHER if fd in endless else real(fd)
 
-    monkeypatch.setattr(device, "read_packet", read_packet)
+    monkeypatch.setattr(device, "read_frame", read_frame)
     flooding.send(OTHER)
     modest.send(QUERY)
     bench.turn()

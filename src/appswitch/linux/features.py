@@ -12,7 +12,7 @@ ENVIRONMENT = "APPSWITCH_WITHOUT"
 
 NOTIFY, ADDFD_SEND, SYNC_WAKE_UP = "seccomp-notify", "addfd-send", "sync-wake-up"
 LANDLOCK, PASS_RIGHTS, PIDFD_THREAD = "landlock", "pass-rights", "pidfd-thread"
-USER_NAMESPACES, TUN, VETH, PTRACE = "user-namespaces", "tun", "veth", "ptrace"
+USER_NAMESPACES, TUN, VETH, VNET, PTRACE = "user-namespaces", "tun", "veth", "vnet", "ptrace"
 
 
 class Feature(NamedTuple):
@@ -58,7 +58,7 @@ FEATURES = {
     ),
 }
 #: What there is no use in telling of, but can be left out.
-_UNTOLD = frozenset({VETH})
+_UNTOLD = frozenset({VETH, VNET})
 _left_out: frozenset[str] = frozenset()
 
 

@@ -22,7 +22,7 @@ from . import packets
 from .flows import Change, Flows, Hop, free_port
 from .hosts import Away, Hosts
 from .packets import Packet, Reason, packed
-from .program import Program
+from .program import Program, Write
 
 if TYPE_CHECKING:
     from appswitch.dns.forward import Stats
@@ -50,7 +50,7 @@ class Across:
         table: Table,
         stats: Stats,
         programs: Callable[[bytes], Iterable[Program]],
-        deliver: Callable[[Program, bytes], object],
+        deliver: Write,
         refuse: Callable[[Program, Packet, Reason], None],
         random: Random,
     ) -> None:
@@ -176,7 +176,7 @@ class Across:
         )
         if packet is not None:
             self._stats.add("datagrams")
-            self._deliver(hop.to, packet)
+            self._deliver(hop.to, packet, packets.unsummed(packet))
 
     def _open(self, found: Datagram, address: tuple[str, int], key: bytes, now: float) -> Hop | None:
         """A conversation that a client elsewhere begins; None when it may not, which its host is told."""

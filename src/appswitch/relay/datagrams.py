@@ -10,11 +10,9 @@ import logging
 import random
 import struct
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
 from appswitch.dns.forward import Poller, Stats
-from appswitch.linux import device
 from appswitch.model import balance
 from appswitch.model.address import is_any, is_loopback, is_multicast, unpack
 from appswitch.model.egress import Nobody, Outside, Virtual, leave
@@ -27,21 +25,18 @@ from . import packets
 from .across import ASKED, DENIED, Across
 from .asking import Asking, Question
 from .bound import Bound
+from .burst import Burst
 from .flows import Change, Flows, Hop, free_port
 from .hosts import Away, Here, Hosts
 from .leaving import Leaving
 from .packets import Packet, Reason
-from .program import Program
+from .program import Program, Write
 from .readdress import complaint, readdressed
 
 log = logging.getLogger("appswitch.relay")
 
 _FRAGMENTS = 8
-#: First byte of a packet without IP options; and less than any packet with a UDP header has.
-_PLAIN_V4, _SHORTEST = 0x45, 27
 _TURNS = 65536
-
-Write = Callable[[Program, bytes], object]
 
 
 class _Refused(NamedTuple):
@@ -68,6 +63,7 @@ class Datagrams:
             lambda program, port: self._flows.port_closed(program.id, port),
         )
         self._under: dict[bytes, list[Program]] = {}
+        self._bursts: dict[str, Burst] = {}
         self._virtual = Virtual(virtual_range)
         self._hosts.renewed = self._place
         self._turns: dict[tuple[bytes, int], int] = {}
@@ -99,12 +95,14 @@ class Datagrams:
         """Carry the program's datagrams, and those that are for it."""
         if program.identity is not None:
             self._under.setdefault(program.identity.vip, []).append(program)
+            self._bursts[program.id] = Burst(program, self._flows.hops(program.id), self._across, self._stats)
             self._bound.attach(program)
 
     def detach(self, program: Program) -> None:
         """It has ended: nobody is held to it. Before its descriptors are closed."""
         self._bound.detach(program)
         self._asking.leave(program)
+        self._bursts.pop(program.id, None)
         self._flows.leave(program.id)
         program.fragments.clear()
         if program.identity is not None:
@@ -133,48 +131,9 @@ class Datagrams:
 
     # ---- what programs send ----
 
-    def burst(self, program: Program) -> Callable[[bytes], bool]:
-        """What carries this program's next packets without looking at them closely, as far as it may: True if it has.
-
-        To be used now. Of conversations that are known, and whose datagrams go on as they came, nothing but the key is
-        of interest: the rest was checked when they began.
-        """
-        hops, now, write, add = self._flows.hops(program.id), time.monotonic(), device.write_packet, self._stats.add
-
-        def carried(raw: bytes) -> bool:
-            first = raw[0] if len(raw) > _SHORTEST else 0
-            if first == _PLAIN_V4:
-                # UDP, and no fragment
-                if raw[9] != UDP or raw[6] & 0x3F or raw[7]:
-                    return False
-                hop = hops.get(raw[12:24])
-            elif first >> 4 == 6 and raw[6] == UDP:
-                hop = hops.get(raw[8:44])
-            else:
-                return False
-            if hop is None or hop.change is not None:
-                return False
-            to, flow = hop.to, hop.flow
-            if flow.until <= now:
-                return False
-            if type(to) is Away:
-                at = 20 if first == _PLAIN_V4 else 40
-                if raw[at + 4 : at + 6] != (len(raw) - at).to_bytes(2, "big") or not self._across.is_there(to):
-                    return False
-                flow.until = now + flow.idle
-                self._across.send(to, raw[at + 8 :], raw[1] if at == 20 else (raw[0] & 15) << 4 | raw[1] >> 4)
-                return True
-            if type(to) is not Program:
-                return False
-            flow.until = now + flow.idle
-            add("datagrams")
-            try:
-                write(to.fd, to.kind, raw)
-            except OSError:
-                pass  # no room: lost
-            return True
-
-        return carried
+    def burst(self, program: Program) -> Burst | None:
+        """What carries this program's next packets where that is quick."""
+        return self._bursts.get(program.id)
 
     def carry(self, program: Program, packet: Packet) -> bool:
         """A UDP packet of a program's: it goes its way, or the program is told why not. True if that took long."""
@@ -203,14 +162,13 @@ class Datagrams:
     def _pass(self, program: Program, packet: Packet, hop: Hop, now: float) -> None:
         to = hop.to
         if isinstance(to, Program):
-            self._stats.add("datagrams")
-            self._write(to, packet.raw if hop.change is None else readdressed(packet, hop.change))
+            self._stats.add("datagrams", len(packet.payloads) or 1)
+            self._write(to, packet.raw if hop.change is None else readdressed(packet, hop.change), packet.left)
         elif isinstance(to, _Refused):
             self._refuse(program, packet, to.reason)
         elif isinstance(to, Away):
-            datagram = packet.datagram
-            if datagram is not None:
-                self._across.send(to, datagram.payload, packets.traffic_class(packet))
+            for payload in packet.payloads:
+                self._across.send(to, payload, packets.traffic_class(packet))
         else:
             self._leaving.send(program, packet, hop, now)
 

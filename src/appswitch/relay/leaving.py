@@ -14,7 +14,7 @@ from . import packets
 from .flows import Change, Flows, Hop
 from .outlets import Outlet, Outlets
 from .packets import Packet, Reason
-from .program import Program
+from .program import Program, Write
 
 log = logging.getLogger("appswitch.relay")
 
@@ -30,7 +30,7 @@ class Leaving:
         poller: Poller,
         flows: Flows,
         stats: Stats,
-        deliver: Callable[[Program, bytes], object],
+        deliver: Write,
         refuse: Callable[[Program, Packet, Reason], None],
     ) -> None:
         self._flows, self._stats, self._deliver, self._refuse = flows, stats, deliver, refuse
@@ -66,12 +66,12 @@ class Leaving:
 
     def send(self, program: Program, packet: Packet, hop: Hop, now: float) -> None:
         """A program's datagram goes out."""
-        datagram = packet.datagram
-        if datagram is not None:
+        for payload in packet.payloads:
             self._stats.add("datagrams")
-            code = self._outlets.send(hop.to, datagram.payload, packets.traffic_class(packet), now)
+            code = self._outlets.send(hop.to, payload, packets.traffic_class(packet), now)
             if code:
                 self._complain(program, hop, code)
+                return
 
     def _heard(self, program: Program, hop: Hop, payload: bytes | None, code: int) -> None:
         """The host's network has answered."""
@@ -84,7 +84,7 @@ class Leaving:
         answer = packets.udp(back.source, back.source_port, back.destination, back.port, payload, summed=False)
         if answer is not None:
             self._stats.add("datagrams")
-            self._deliver(program, answer)
+            self._deliver(program, answer, packets.unsummed(answer))
 
     def _complain(self, program: Program, hop: Hop, code: int) -> None:
         """Tell the program what the host's network said of its datagram, or a former one."""

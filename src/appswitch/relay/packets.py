@@ -1,7 +1,7 @@
 """IP packets as a program's namespace sends them and as it gets them back: pure functions over bytes.
 
 Whatever the bytes are, nothing here raises. Checksums of what arrives are not looked at: nothing can have
-damaged a packet between two ends on one machine, and a veth end may hand it over before they are filled in.
+damaged a packet between two ends on one machine, and most are not filled in (linux.vnet).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
+from appswitch.linux.vnet import FINISHED, MOST, Unfinished
 from appswitch.model.address import MAPPED, is_v4
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
@@ -28,7 +29,8 @@ _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 class Packet:
     """One IP packet. Addresses are packed (4 or 16 octets); the transport header begins at `at` in `raw`.
 
-    `raw` ends where the IP header says. `partial`: a fragment; `first`: it holds the transport header.
+    `raw` ends where the IP header says. `partial`: a fragment; `first`: it holds the transport header. `left`: of a
+    UDP packet, what is to be done for it yet.
     """
 
     raw: bytes
@@ -38,6 +40,7 @@ class Packet:
     at: int
     partial: bool
     first: bool
+    left: Unfinished = FINISHED
 
     @property
     def transport(self) -> bytes:
@@ -53,6 +56,16 @@ class Packet:
         if not 8 <= length <= len(self.raw) - self.at:
             return None
         return Datagram(source_port, port, self.raw[self.at + 8 : self.at + length])
+
+    @cached_property
+    def payloads(self) -> list[bytes]:
+        """What the datagrams inside hold: one, or those of a batch; none where there is no whole one."""
+        datagram, segment = self.datagram, self.left.segment
+        if datagram is None:
+            return []
+        if not segment:
+            return [datagram.payload]
+        return [datagram.payload[at : at + segment] for at in range(0, len(datagram.payload), segment)]
 
     @property
     def port(self) -> int:
@@ -86,21 +99,28 @@ def text(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
-def parse(raw: bytes) -> Packet | None:
-    """The packet that these bytes are, or None when they are no whole, well-formed IP packet."""
+def parse(raw: bytes, left: Unfinished = FINISHED) -> Packet | None:
+    """The packet that these bytes are, or None when they are no whole, well-formed IP packet.
+
+    `left` counts for UDP alone; None also where it does not fit the packet.
+    """
     if not raw:
         return None
     if raw[0] >> 4 == 4:
-        return _parse_v4(raw)
-    return _parse_v6(raw) if raw[0] >> 4 == 6 else None
+        return _parse_v4(raw, left)
+    return _parse_v6(raw, left) if raw[0] >> 4 == 6 else None
 
 
-def _parse_v4(raw: bytes) -> Packet | None:
+def _parse_v4(raw: bytes, left: Unfinished) -> Packet | None:
     header = (raw[0] & 15) * 4
     if header < 20 or len(raw) < header:
         return None
     total, _, fragment, _, protocol = struct.unpack_from("!HHHBB", raw, 2)
     if not header <= total <= len(raw):
+        return None
+    if protocol != UDP or not left.start:
+        left = FINISHED
+    elif not fits(left, header, total - header, bool(fragment & 0x3FFF)):
         return None
     return Packet(
         raw[:total],
@@ -110,10 +130,11 @@ def _parse_v4(raw: bytes) -> Packet | None:
         at=header,
         partial=bool(fragment & 0x3FFF),
         first=not fragment & 0x1FFF,
+        left=left,
     )
 
 
-def _parse_v6(raw: bytes) -> Packet | None:
+def _parse_v6(raw: bytes, left: Unfinished) -> Packet | None:
     if len(raw) < 40:
         return None
     total = 40 + int.from_bytes(raw[4:6], "big")
@@ -133,7 +154,16 @@ def _parse_v6(raw: bytes) -> Packet | None:
         at += length
     if at > total:
         return None
-    return Packet(raw[:total], raw[8:24], raw[24:40], protocol, at, partial, first)
+    if protocol != UDP or not left.start:
+        left = FINISHED
+    elif not fits(left, at, total - at, partial):
+        return None
+    return Packet(raw[:total], raw[8:24], raw[24:40], protocol, at, partial, first, left)
+
+
+def fits(left: Unfinished, at: int, length: int, partial: bool = False) -> bool:
+    """Can that be left of a packet whose datagram begins at `at`, with a header and so many bytes in all?"""
+    return left.start == at and length >= 8 and not partial and (not left.segment or length - 8 <= MOST * left.segment)
 
 
 def key(packet: Packet) -> bytes | None:
@@ -168,17 +198,30 @@ def udp(
 ) -> bytes | None:
     """The packet with this UDP datagram; None when `payload` fits no packet.
 
-    `summed`: with a checksum, which IPv6 insists on, but IPv4 does not (RFC 768): nothing damages it from here on.
+    `summed`: with its checksum, else the packet is what `unsummed` says.
     """
     length = 8 + len(payload)
     if length > 65535 - (20 if len(source) == 4 else 0):
         return None
     header = struct.pack("!HHHH", source_port, port, length, 0)
-    if not summed and len(source) == 4:
-        return _ip(source, destination, UDP, header + payload, traffic_class)
-    # A sum of zero would mean "no checksum" (RFC 768).
-    check = internet_sum(_pseudo(source, destination, UDP, length) + header + payload) or 0xFFFF
+    check = udp_sum(source, destination, header + payload) if summed else pseudo_sum(source, destination, length)
     return _ip(source, destination, UDP, header[:6] + check.to_bytes(2, "big") + payload, traffic_class)
+
+
+def unsummed(packet: bytes) -> Unfinished:
+    """What is left to be done for a packet of `udp` without a checksum."""
+    return Unfinished(20 if packet[0] >> 4 == 4 else 40)
+
+
+def udp_sum(source: bytes, destination: bytes, datagram: bytes) -> int:
+    """The checksum of a UDP header, its own checksum 0, and what follows."""
+    # A sum of zero would mean "no checksum" (RFC 768).
+    return internet_sum(_pseudo(source, destination, UDP, len(datagram)) + datagram) or 0xFFFF
+
+
+def pseudo_sum(source: bytes, destination: bytes, length: int) -> int:
+    """What stands for the checksum while it is not computed: the sum of what else it is made of."""
+    return ~internet_sum(_pseudo(source, destination, UDP, length)) & 0xFFFF
 
 
 def udp_reply(packet: Packet, payload: bytes) -> bytes | None:

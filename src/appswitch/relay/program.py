@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
+from typing import Any, Protocol
 
 from appswitch.linux import device
 from appswitch.linux.udp_diag import UdpDiag
+from appswitch.linux.vnet import FINISHED, Unfinished
 from appswitch.model.address import is_v4
 from appswitch.model.identity import Identity
 from appswitch.model.service import UDP, Service
@@ -29,7 +30,7 @@ class Program:
         self.name = str(message.get("name") or self.id)
         self.kind = str(message["kind"])
         asked = bool(message.get("diag"))
-        if self.kind not in (device.TUN, device.PACKET) or len(fds) < 1 + asked:
+        if self.kind not in device.LINK or len(fds) < 1 + asked:
             raise ValueError(f"no device, or of unknown kind {self.kind!r}")
         expected = dict(message.get("expected") or {})
         self.expected = {str(name): str(address) for name, address in expected.items()}
@@ -104,6 +105,12 @@ class Program:
             proto=UDP,
             alone=not who.named,
         )
+
+
+class Write(Protocol):
+    """Delivers a packet to a program's namespace, and has done what was left to be done for it."""
+
+    def __call__(self, program: Program, packet: bytes, left: Unfinished = FINISHED, /) -> object: ...
 
 
 def _identity(message: dict[str, Any]) -> Identity:

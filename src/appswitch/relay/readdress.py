@@ -6,7 +6,7 @@ import struct
 from typing import NamedTuple
 
 from .flows import Change
-from .packets import ICMP, ICMPV6, UDP, Packet, Reason, internet_sum
+from .packets import ICMP, ICMPV6, UDP, Packet, Reason, internet_sum, pseudo_sum
 
 _UNREACHABLE4, _UNREACHABLE6 = 3, 1
 #: Codes that the kernel of the receiver sends, and what they come to; for anything else it is as if nobody were there.
@@ -32,7 +32,10 @@ def readdressed(packet: Packet, change: Change) -> bytes:
         before += bytes(raw[at : at + 4])
         raw[at : at + 4] = ports = struct.pack("!HH", change.source_port, change.port)
         check = int.from_bytes(raw[at + 6 : at + 8], "big")
-        if check:  # else it has none
+        if packet.left.start:
+            length = int.from_bytes(raw[at + 4 : at + 6], "big")
+            raw[at + 6 : at + 8] = pseudo_sum(change.source, change.destination, length).to_bytes(2, "big")
+        elif check:  # else it has none
             raw[at + 6 : at + 8] = _updated(check, before, after + ports).to_bytes(2, "big")
     return bytes(raw)
 

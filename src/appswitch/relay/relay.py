@@ -32,8 +32,9 @@ from appswitch.dns import message as dns
 from appswitch.dns import resolv_conf
 from appswitch.dns.answers import Directory, Drop, Expecting, Reply, decide
 from appswitch.dns.forward import Forwarder, Stats
-from appswitch.linux import device
-from appswitch.relay import packets, streams
+from appswitch.linux import device, vnet
+from appswitch.linux.vnet import FINISHED, Unfinished
+from appswitch.relay import batches, packets, streams
 from appswitch.relay.datagrams import Datagrams
 from appswitch.relay.hosts import Here
 from appswitch.relay.loop import Loop
@@ -228,25 +229,30 @@ class Relay:
         # Where one packet comes at a time, to look for a second costs more than another turn.
         left = DRAIN if program.turn == self._turns - 1 else 1
         program.turn = self._turns
-        quick = self._datagrams.burst(program) if self._datagrams is not None else None
-        while left > 0:
-            if program.fd < 0:
-                return
+        burst = self._datagrams.burst(program) if self._datagrams is not None else None
+        now = time.monotonic()
+        while left > 0 and program.fd >= 0:
             try:
-                raw = device.read_packet(program.fd, program.kind)
+                frame = device.read_frame(program.fd)
             except (BlockingIOError, InterruptedError):
-                return
+                break
             except OSError as problem:
                 # A packet socket says once that its device went down. Anything else is the end of the device.
                 if problem.errno != errno.ENETDOWN:
                     self._drop_device(program)
-                return
+                break
             left -= 1
-            if quick is not None and quick(raw):
-                continue
-            packet = packets.parse(raw)
+            if burst is not None:
+                work = burst.carry(frame, now, left > 0)
+                if work:
+                    left -= work - 1
+                    continue
+                burst.flush()
+            packet = _packet(program.kind, frame)
             if packet is not None and not packets.is_group(packet.destination):
-                left -= FRESH * self._on_packet(program, packet)
+                left -= FRESH * self._on_packet(program, packet) + max(0, len(packet.payloads) - 1)
+        if burst is not None:
+            burst.flush()
 
     def _on_packet(self, program: Program, packet: packets.Packet) -> bool:
         """Whether a conversation began, which takes longer."""
@@ -254,9 +260,9 @@ class Relay:
             self._stats.add("spoofed")
             return False
         if packet.port == DNS_PORT and packet.protocol == packets.UDP:
-            datagram = packet.datagram
-            if datagram is not None:
-                self._resolve(datagram.payload, program.id, False, partial(self._reply, program, packet))
+            for query in packet.payloads:
+                self._resolve(query, program.id, False, partial(self._reply, program, packet))
+            if packet.payloads:
                 return False
         elif self._datagrams is not None and program.identity is not None:
             if packet.protocol == packets.UDP:
@@ -298,11 +304,15 @@ class Relay:
         reply = packets.udp_reply(packet, answer)
         return reply is not None and self._write(program, reply)
 
-    def _write(self, program: Program, packet: bytes) -> bool:
+    def _write(self, program: Program, packet: bytes, left: Unfinished = FINISHED, /) -> bool:
         """Deliver to the program's namespace; False when the packet is too long for its device."""
         if program.fd >= 0:
             try:
-                device.write_packet(program.fd, program.kind, packet)
+                if not left.start or device.has_header(program.kind):
+                    device.write_packet(program.fd, program.kind, packet, left)
+                else:
+                    for each in batches.finished(packet, left):
+                        device.write_packet(program.fd, program.kind, each)
             except OSError as problem:
                 return problem.errno != errno.EMSGSIZE
         return True
@@ -352,3 +362,11 @@ class Relay:
             deliver(None)
         else:
             self._forwarder.submit(query, program, over_tcp, deliver)
+
+
+def _packet(kind: str, frame: bytes) -> packets.Packet | None:
+    """What a device of this kind was read of."""
+    raw = frame[device.BEFORE[kind] :]
+    if not device.has_header(kind):
+        return packets.parse(raw)
+    return packets.parse(raw, vnet.unpack(frame, device.LINK[kind]) if len(frame) > vnet.SIZE else FINISHED)

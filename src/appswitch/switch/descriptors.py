@@ -65,7 +65,7 @@ def sort(message: wire.Message, fds: list[int]) -> dict[str, list[int]]:
 
 def _is_device(fd: int, kind: str) -> bool:
     """The relay reads and writes it as whoever runs the switch: it must be what it is said to be."""
-    if kind == device.PACKET:
+    if kind in (device.PACKET, device.PACKET_VNET):
         return _is_socket(fd, (socket.AF_PACKET,), socket.SOCK_RAW, None)
     found = os.fstat(fd)
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == _TUN
@@ -89,7 +89,7 @@ def device_kind(message: wire.Message) -> str:
     """The kind of the program's device; SwitchError when the relay does not know it."""
     found: Any = message.get("device")
     kind = found.get("kind") if isinstance(found, dict) else None
-    if kind not in (device.TUN, device.PACKET):
+    if kind not in device.LINK:
         raise SwitchError("the program's device is of no kind that this switch knows: use the same version of both")
     return str(kind)
 
