@@ -40,16 +40,17 @@ def resized(header: bytes, length: int) -> bytes:
     return header[:10] + packets.internet_sum(header).to_bytes(2, "big") + header[12:]
 
 
-def joined(all_packets: Sequence[bytes], before: int, at: int) -> bytes:
-    """One packet with the payloads of these: whole ones of one conversation, of one length, with no checksum yet.
+def joined(frames: Sequence[bytes], before: int, at: int) -> list[bytes]:
+    """One packet with the payloads of these: its headers, then one payload after the other.
 
-    The IP header begins at `before`, the UDP header at `at`; what is before the former is not part of the result.
+    They are whole ones of one conversation, of one length, and none has its checksum yet. The IP header begins at
+    `before`, the UDP header at `at`.
     """
-    first, start = all_packets[0], at + _UDP_HEADER
-    payload = b"".join([packet[start:] for packet in all_packets])
-    old, new = len(first) - at, _UDP_HEADER + len(payload)
+    first, start = frames[0], at + _UDP_HEADER
+    old = len(first) - at
+    new = _UDP_HEADER + (old - _UDP_HEADER) * len(frames)
     # What stands for the checksum is the sum of the addresses, the protocol and the length.
     total = int.from_bytes(first[at + 6 : start], "big") + new - old
     check = (total & 0xFFFF) + (total >> 16)
-    header = resized(first[before:at], new)
-    return header + first[at : at + 4] + new.to_bytes(2, "big") + check.to_bytes(2, "big") + payload
+    datagram = first[at : at + 4] + new.to_bytes(2, "big") + check.to_bytes(2, "big")
+    return [resized(first[before:at], new) + datagram, *[frame[start:] for frame in frames]]

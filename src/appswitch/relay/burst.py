@@ -23,7 +23,7 @@ from .program import Program
 #: First byte of a packet without IP options; headers of a packet with UDP, by the version of IP.
 _PLAIN_V4, _V4, _V6 = 0x45, 20, 40
 _UDP_HEADER = 8
-#: Larger datagrams are not put together: to copy them costs more than to hand them over one by one.
+#: Larger datagrams are not put together: to hold them costs more memory, and time for it, than it saves.
 _JOINED = 2048
 _LARGEST = 65507
 #: Datagrams of a batch that cost about as much as one packet.
@@ -149,7 +149,9 @@ class Burst:
             start = _V4 if held[0][self._before] == _PLAIN_V4 else _V6
             at = self._before + start
             left = Unfinished(start, len(held[0]) - at - _UDP_HEADER)
-            device.write_packet(hop.to.fd, self._kind, batches.joined(held, self._before, at), left)
+            parts = batches.joined(held, self._before, at)
+            parts[0] = vnet.pack(left, self._link) + held[0][vnet.SIZE : self._before] + parts[0]
+            os.writev(hop.to.fd, parts)
 
     def _batch(self, frame: bytes, to: Program, hop: Hop, now: float) -> int:
         """A batch that the program sent, to one that can take it whole."""

@@ -33,12 +33,14 @@ class Loop:
         if self._ready.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def turn(self, timeout: float | None) -> None:
-        """Wait for events, at most `timeout` seconds (None: as long as it takes), and make the calls."""
-        for fd, events in self._epoll.poll(timeout, 256):
+    def turn(self, timeout: float | None) -> int:
+        """Wait for events, at most `timeout` seconds (None: as long as it takes), and make the calls; how many."""
+        found = self._epoll.poll(timeout, 256)
+        for fd, events in found:
             ready = self._ready.get(fd)
             if ready is not None:
                 ready(events)
+        return len(found)
 
     def close(self) -> None:
         """Give the epoll descriptor back."""

@@ -121,23 +121,39 @@ class Relay:
             self._datagrams = Datagrams(self._loop, table, stats, virtual_range, run_dir, self._write)
         self._ended = False
         self._turns = 0
+        #: Calls of the loop's in which datagrams of known conversations were carried, and nothing else happened.
+        self._carried = 0
         control.setblocking(False)
         self._loop.watch(control.fileno(), select.EPOLLIN, self._on_control)
 
     def serve(self) -> None:
         """Work until the control socket ends."""
+        due: float | None = None
+        known = False  # nothing has happened since that could have changed `due`
         while not self._ended:
-            timers = [self._forwarder.timeout(), self._streams.timeout()]
-            if self._datagrams is not None:
-                timers.append(self._datagrams.timeout())
-            timer = min((timer for timer in timers if timer is not None), default=None)
-            self._loop.turn(timer)
+            if not known:
+                due = self._due()
+            carried = self._carried
+            calls = self._loop.turn(None if due is None else max(0.0, due - time.monotonic()))
             self._turns += 1
-            if timer is not None:
-                self._forwarder.expire()
-                self._streams.expire()
-                if self._datagrams is not None:
-                    self._datagrams.expire()
+            known = calls == self._carried - carried
+            if due is not None and due <= time.monotonic():
+                self._expire()
+                known = False
+
+    def _due(self) -> float | None:
+        """When `_expire` must be called; None when nothing waits."""
+        timers = [self._forwarder.timeout(), self._streams.timeout()]
+        if self._datagrams is not None:
+            timers.append(self._datagrams.timeout())
+        timer = min((timer for timer in timers if timer is not None), default=None)
+        return None if timer is None else time.monotonic() + timer
+
+    def _expire(self) -> None:
+        self._forwarder.expire()
+        self._streams.expire()
+        if self._datagrams is not None:
+            self._datagrams.expire()
 
     def close(self) -> None:
         """Give everything back but the control socket."""
@@ -230,7 +246,7 @@ class Relay:
         left = DRAIN if program.turn == self._turns - 1 else 1
         program.turn = self._turns
         burst = self._datagrams.burst(program) if self._datagrams is not None else None
-        now = time.monotonic()
+        now, alone = time.monotonic(), True
         while left > 0 and program.fd >= 0:
             try:
                 frame = device.read_frame(program.fd)
@@ -248,11 +264,13 @@ class Relay:
                     left -= work - 1
                     continue
                 burst.flush()
+            alone = False
             packet = _packet(program.kind, frame)
             if packet is not None and not packets.is_group(packet.destination):
                 left -= FRESH * self._on_packet(program, packet) + max(0, len(packet.payloads) - 1)
         if burst is not None:
             burst.flush()
+        self._carried += alone
 
     def _on_packet(self, program: Program, packet: packets.Packet) -> bool:
         """Whether a conversation began, which takes longer."""
