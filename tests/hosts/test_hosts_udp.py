@@ -69,6 +69,19 @@ def test_both_see_virtual_addresses(pair: Hosts, udp_on: Start, server_ip: str, 
     assert asker("[d.decode(), *peer[:2]]") == ["3", server_ip, 4000]
 
 
+@pytest.mark.parametrize(("server_ip", "client_ip"), [("10.40.2.1", "10.40.2.2"), ("2001:db8:40:2::1", "10.40.2.2")])
+def test_a_batch_is_cut_on_its_way(pair: Hosts, udp_on: Start, server_ip: str, client_ip: str) -> None:
+    """UDP_SEGMENT (udp(7)): a datagram to another host is one, also for a socket that would take a batch whole."""
+    here, there = pair
+    server = udp_on(there, ip=server_ip)
+    server(f"s = udp(4000, '{'::' if ':' in server_ip else '0.0.0.0'}'); s.setsockopt(IPPROTO_UDP, 104, 1)")
+    here.wait_service(server_ip, 4000)
+    client = udp_on(here, ip=client_ip)
+    client(f"c = udp(host='{server_ip}'); c.setsockopt(IPPROTO_UDP, 103, 1000)")
+    client(f"c.sendto(b'A' * 1000 + b'B' * 1000 + b'C' * 5, ('{server_ip}', 4000))")
+    assert server("[s.recvfrom(70000)[0].decode() for _ in range(3)]") == ["A" * 1000, "B" * 1000, "C" * 5]
+
+
 def test_errors_and_policy_cross_hosts(pair: Hosts, udp_on: Start) -> None:
     here, there = pair
     server = udp_on(there, "far-guarded", tags=["group=1"])

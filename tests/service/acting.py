@@ -3,7 +3,7 @@
 import json
 import select
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def start_actor(
     tags: Sequence[str] = (),
     options: Sequence[str] = (),
     user: Person | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Actor:
     """Start an actor under the switch."""
     program = switch.run(
@@ -94,6 +95,7 @@ def start_actor(
         tags=tags,
         options=options,
         user=user,
+        env=env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
