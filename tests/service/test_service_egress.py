@@ -330,6 +330,10 @@ def test_datagrams_leave_and_their_answers_find_back(actor: Start, host_udp: soc
     large = 60000
     client(f"cs[0].sendto(bytes({large}), ('{host}', {port}))")
     assert len(host_udp.recv(70000)) == large
+    batch = "b'A' * 1000 + b'B' * 1000 + b'C'"
+    client(f"cs[0].setsockopt(IPPROTO_UDP, 103, 1000); cs[0].sendto({batch}, ('{host}', {port}))")  # UDP_SEGMENT
+    assert [host_udp.recv(70000) for _ in range(3)] == [b"A" * 1000, b"B" * 1000, b"C"]
+    client("cs[0].setsockopt(IPPROTO_UDP, 103, 0)")
     client(f"cs[0].connect(('{host}', {port}))")
     host_udp.close()
     assert client("outcome_of(lambda: [cs[0].send(b'?'), cs[0].recv(9)])") == "ECONNREFUSED"
