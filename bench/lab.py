@@ -69,10 +69,10 @@ class Lab:
         """Progress, on standard error."""
         print(text, file=sys.stderr, flush=True)
 
-    def switch(self, cpu: int | None = None) -> Switch:
+    def switch(self, cpu: int | None = None, without: str = "") -> Switch:
         """A new switch of this run (not yet up)."""
         self._switches += 1
-        return Switch(self.procs, self.folder / f"switch{self._switches}", cpu)
+        return Switch(self.procs, self.folder / f"switch{self._switches}", cpu, without)
 
     @cached_property
     def compiler(self) -> str | None:

@@ -25,17 +25,21 @@ def command() -> str:
 
 @dataclass
 class Switch:
-    """A switch in a run directory of its own, up inside `with`; `cpu` pins all its processes to one."""
+    """A switch in a run directory of its own, up inside `with`; `cpu` pins all its processes to one.
+
+    `without`: features of the kernel to be left out (APPSWITCH_WITHOUT).
+    """
 
     procs: Procs
     run_dir: Path
     cpu: int | None = None
+    without: str = ""
     _seen: dict[int, int] = field(default_factory=dict)
 
     @property
     def env(self) -> Mapping[str, str]:
         """What a command needs in its environment to talk to this switch."""
-        return {"APPSWITCH_RUN_DIR": str(self.run_dir)}
+        return {"APPSWITCH_RUN_DIR": str(self.run_dir), "APPSWITCH_WITHOUT": self.without}
 
     def __enter__(self) -> Switch:
         log = self.run_dir.with_suffix(".log")
