@@ -17,7 +17,14 @@ NewSwitch = Callable[..., Switch]
 one_mode = pytest.mark.parametrize("mode", modes.possible()[:1], ids=str)
 ORDINARY_MODES = [mode for mode in modes.possible() if mode.program_owner.uid != 0]
 NEEDED = [name for name, feature in FEATURES.items() if feature.needed]
-DISPENSABLE = [features.SYNC_WAKE_UP, features.LANDLOCK, features.PASS_RIGHTS, features.PIDFD_THREAD, features.TUN]
+DISPENSABLE = [
+    features.SYNC_WAKE_UP,
+    features.LANDLOCK,
+    features.PASS_RIGHTS,
+    features.PIDFD_THREAD,
+    features.TUN,
+    features.UDP_OFFLOAD,
+]
 
 SERVER = """
 import socket

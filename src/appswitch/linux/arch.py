@@ -41,6 +41,7 @@ X86_64 = COMMON | {
     "process_vm_writev": 311,
     "kcmp": 312,
     "seccomp": 317,
+    "bpf": 321,
 }
 AARCH64 = COMMON | {
     "epoll_create1": 20,
@@ -64,6 +65,7 @@ AARCH64 = COMMON | {
     "process_vm_writev": 271,
     "kcmp": 272,
     "seccomp": 277,
+    "bpf": 280,
 }
 _AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NUMBERS = {"x86_64": X86_64, "aarch64": AARCH64}

@@ -13,7 +13,7 @@ import struct
 _ACK = 0x1 | 0x4  # NLM_F_REQUEST | NLM_F_ACK
 _CREATE = _ACK | 0x400 | 0x200  # … | NLM_F_CREATE | NLM_F_EXCL
 _NLMSG_ERROR = 2
-_RTM_NEWLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 16, 20, 24, 25
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 16, 17, 20, 24, 25
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 1, 3, 4, 18, 26, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
@@ -53,6 +53,11 @@ def link_message(index: int, *, up: bool = False, arp: bool = True, multicast: b
     state = _IFF_UP * up | _IFF_NOARP * (not arp)
     change = state | _IFF_MULTICAST * (not multicast)
     return _link(_ACK, index, state, change, attribute(_IFLA_MTU, struct.pack("=I", mtu)) if mtu else b"")
+
+
+def delete_link_message(index: int) -> Message:
+    """Remove a device, and with it the other end of a pair."""
+    return _RTM_DELLINK, _ACK, struct.pack("=BxHiII", 0, 0, index, 0, 0)
 
 
 def no_link_local_message(index: int) -> Message:

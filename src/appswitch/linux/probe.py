@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from . import device, features, landlock, libc, namespace, pidfd, seccomp
+from . import bpf_objects, device, features, landlock, libc, namespace, pidfd, seccomp
 from .bpf import ALLOW, Assembler
 from .features import FEATURES, left_out
 
@@ -52,6 +52,7 @@ def _try_all() -> dict[str, str]:
         features.SYNC_WAKE_UP: sync,
         features.PIDFD_THREAD: pidfd.threads_can_be_named(),
         features.TUN: _works(device.try_tun),
+        features.UDP_OFFLOAD: _works(bpf_objects.try_all),
     }
     found = {name: FEATURES[name].without for name in FEATURES if left_out(name) or not there.get(name, True)}
     refusal = _user_namespaces()

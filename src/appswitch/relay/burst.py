@@ -7,6 +7,7 @@ which costs the receiver's kernel less than as many packets; a batch that a prog
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from appswitch.dns.forward import Stats
@@ -16,7 +17,7 @@ from appswitch.model.service import UDP
 
 from . import batches, packets
 from .across import Across
-from .flows import Hop
+from .flows import Flow, Hop
 from .hosts import Away
 from .program import Program
 
@@ -31,10 +32,17 @@ _AS_ONE = 8
 
 
 class Burst:
-    """What carries one program's packets; `hops` are its, as long as it is attached."""
+    """What carries one program's packets; `hops` are its, as long as it is attached. `noted`: see Flow.due."""
 
-    def __init__(self, program: Program, hops: dict[bytes, Hop], across: Across, stats: Stats) -> None:
-        self._hops, self._across, self._stats = hops, across, stats
+    def __init__(
+        self,
+        program: Program,
+        hops: dict[bytes, Hop],
+        across: Across,
+        stats: Stats,
+        noted: Callable[[Flow, int], None],
+    ) -> None:
+        self._hops, self._across, self._stats, self._noted = hops, across, stats, noted
         self._kind = kind = program.kind
         self._before = before = device.BEFORE[kind]
         self._link = device.LINK[kind]
@@ -87,6 +95,10 @@ class Burst:
         if type(to) is Program:
             if to.kind != self._kind:
                 return 0
+            if flow.due:  # before it is there: whoever hears it may answer
+                flow.due -= 1
+                if not flow.due:
+                    self._noted(flow, 0 if usual is None else len(frame) - before)
             if self._held and hop is self._hop and self._is_alike(frame):
                 self._held.append(frame)
                 if len(self._held) >= self._most:

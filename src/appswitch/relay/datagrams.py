@@ -29,6 +29,7 @@ from .burst import Burst
 from .flows import Change, Flows, Hop, free_port
 from .hosts import Away, Here, Hosts
 from .leaving import Leaving
+from .offload import ESTABLISHED, Offload
 from .packets import Packet, Reason
 from .program import Program, Write
 from .readdress import complaint, readdressed
@@ -52,7 +53,10 @@ class Datagrams:
         self, poller: Poller, table: Table, stats: Stats, virtual_range: str, run_dir: str, write: Write
     ) -> None:
         self._table, self._stats, self._write = table, stats, write
-        self._flows = Flows(lambda to: self._leaving.ended(to))
+        self._offload = Offload(poller, stats)
+        self._flows = Flows(
+            lambda to: self._leaving.ended(to), last_seen=self._offload.last_seen, forgotten=self._offload.forget
+        )
         self._leaving = Leaving(poller, self._flows, stats, write, self._refuse)
         self._hosts = Hosts(poller, stats, lambda found, at: self._across.arrived(found, at, time.monotonic()))
         self._bound = Bound(
@@ -95,8 +99,11 @@ class Datagrams:
         """Carry the program's datagrams, and those that are for it."""
         if program.identity is not None:
             self._under.setdefault(program.identity.vip, []).append(program)
-            self._bursts[program.id] = Burst(program, self._flows.hops(program.id), self._across, self._stats)
+            self._bursts[program.id] = Burst(
+                program, self._flows.hops(program.id), self._across, self._stats, self._offload.noted
+            )
             self._bound.attach(program)
+            self._offload.attach(program)
 
     def detach(self, program: Program) -> None:
         """It has ended: nobody is held to it. Before its descriptors are closed."""
@@ -104,6 +111,7 @@ class Datagrams:
         self._asking.leave(program)
         self._bursts.pop(program.id, None)
         self._flows.leave(program.id)
+        self._offload.detach(program)
         program.fragments.clear()
         if program.identity is not None:
             under = self._under.get(program.identity.vip, [])
@@ -117,6 +125,7 @@ class Datagrams:
         self._leaving.close()
         self._bound.close()
         self._hosts.close()
+        self._offload.close()
 
     def timeout(self) -> float | None:
         """Seconds until `expire` must be called; None when nothing waits."""
@@ -134,6 +143,10 @@ class Datagrams:
     def burst(self, program: Program) -> Burst | None:
         """What carries this program's next packets where that is quick."""
         return self._bursts.get(program.id)
+
+    def settle(self, program: Program) -> None:
+        """All that this program has sent so far has gone its way."""
+        self._offload.settle(program)
 
     def carry(self, program: Program, packet: Packet) -> bool:
         """A UDP packet of a program's: it goes its way, or the program is told why not. True if that took long."""
@@ -261,6 +274,8 @@ class Datagrams:
         if change == (packet.source, source_port, packet.destination, port):
             hop = self._flows.lead(flow, program.id, key, server)
             self._flows.lead(flow, server.id, back(shown_port), program)
+            if self._offload.is_for(program) and self._offload.is_for(server):
+                flow.due = ESTABLISHED
         else:
             reverse = Change(packet.destination, port, packet.source, source_port)
             hop = self._flows.lead(flow, program.id, key, server, change)

@@ -38,15 +38,16 @@ class Flow:
     """A conversation. `until`: when it is forgotten; `idle`: seconds that each datagram adds, 0 for none.
 
     `owner`: who began it; `keys`: under which it is found, by whose datagrams these are. `peer`: whatever the caller
-    wants to know of its other end.
+    wants to know of its other end. `due`: datagrams until `offload` is told of it, 0 for never.
     """
 
-    __slots__ = ("idle", "keys", "owner", "peer", "until")
+    __slots__ = ("due", "idle", "keys", "owner", "peer", "until")
 
     def __init__(self, owner: Owner, until: float, idle: float) -> None:
         self.owner, self.until, self.idle = owner, until, idle
         self.keys: list[tuple[Owner, Key]] = []
         self.peer: Any = None
+        self.due = 0
 
 
 class Hop:
@@ -59,10 +60,22 @@ class Hop:
 
 
 class Flows:
-    """All conversations. `ended` is given the `to` of each hop that is forgotten."""
+    """All conversations. `ended` is given the `to` of each hop that is forgotten.
 
-    def __init__(self, ended: Callable[[Any], None], *, idle: float = IDLE, most: int = MOST) -> None:
+    `last_seen` tells when datagrams that do not come here went by last, `forgotten` is given each conversation.
+    """
+
+    def __init__(
+        self,
+        ended: Callable[[Any], None],
+        *,
+        idle: float = IDLE,
+        most: int = MOST,
+        last_seen: Callable[[Flow], float] = lambda _: 0.0,
+        forgotten: Callable[[Flow], None] = lambda _: None,
+    ) -> None:
         self._ended, self._idle, self._most = ended, idle, most
+        self._last_seen, self._forgotten = last_seen, forgotten
         self._hops: defaultdict[Owner, dict[Key, Hop]] = defaultdict(dict)
         self._begun: defaultdict[Owner, dict[Flow, None]] = defaultdict(dict)
 
@@ -80,8 +93,10 @@ class Flows:
             return None
         flow = hop.flow
         if flow.until <= now:
-            self.drop(flow)
-            return None
+            self._refresh(flow)
+            if flow.until <= now:
+                self.drop(flow)
+                return None
         if flow.idle:
             flow.until = now + flow.idle
         return hop
@@ -94,6 +109,8 @@ class Flows:
         begun = self._begun[owner]
         most = most or self._most
         if len(begun) >= most:
+            for flow in begun:
+                self._refresh(flow)
             oldest = sorted(begun, key=lambda flow: flow.until)
             for flow in oldest[: most // 8 + 1]:
                 self.drop(flow)
@@ -117,11 +134,16 @@ class Flows:
         begun.pop(flow, None)
         if not begun:
             del self._begun[flow.owner]
+        self._forgotten(flow)
         for owner, key in flow.keys:
             hop = self._hops[owner].pop(key, None)
             if hop is not None:
                 self._ended(hop.to)
         flow.keys = []
+
+    def _refresh(self, flow: Flow) -> None:
+        if flow.due and flow.idle:
+            flow.until = max(flow.until, self._last_seen(flow) + flow.idle)
 
     def leave(self, owner: Owner) -> None:
         """Whose datagrams these are has gone, and every conversation with it."""

@@ -43,6 +43,8 @@ class Program:
         self.fragments: dict[bytes, Any] = {}
         #: The turn of the loop in which packets of its came last.
         self.turn = -1
+        #: Until when conversations wait for the relay to have nothing left of what it sent (`offload`); 0: none do.
+        self.settling = 0.0
         self.fd = fds[0]
         self.sockets: list[socket.socket] = []
         self.diag: UdpDiag | None = None

@@ -1,4 +1,4 @@
-"""The relay: one process and one thread that reads the programs' devices, carries UDP and answers DNS.
+"""The relay: one process and one thread (but for `hub`) that reads the programs' devices, carries UDP, answers DNS.
 
 The supervisor tells it about programs over the control socket (SOCK_SEQPACKET), in JSON with descriptors:
 
@@ -243,14 +243,15 @@ class Relay:
 
     def _on_device(self, program: Program, _events: int) -> None:
         # Where one packet comes at a time, to look for a second costs more than another turn.
-        left = DRAIN if program.turn == self._turns - 1 else 1
+        left = DRAIN if program.turn == self._turns - 1 or program.settling else 1
         program.turn = self._turns
         burst = self._datagrams.burst(program) if self._datagrams is not None else None
-        now, alone = time.monotonic(), True
+        now, alone, drained = time.monotonic(), True, False
         while left > 0 and program.fd >= 0:
             try:
                 frame = device.read_frame(program.fd)
             except (BlockingIOError, InterruptedError):
+                drained = True
                 break
             except OSError as problem:
                 # A packet socket says once that its device went down. Anything else is the end of the device.
@@ -271,6 +272,8 @@ class Relay:
         if burst is not None:
             burst.flush()
         self._carried += alone
+        if program.settling and (drained or program.settling < now) and self._datagrams is not None:
+            self._datagrams.settle(program)
 
     def _on_packet(self, program: Program, packet: packets.Packet) -> bool:
         """Whether a conversation began, which takes longer."""

@@ -79,6 +79,8 @@ MEANING = {
     "udp_misdirected": "datagrams of other hosts dropped: for another service",
     "udp_asked": "questions to other hosts, who takes datagrams of which the table does not tell",
     "udp_unanswered": "such datagrams lost, for an answer did not come in time",
+    "offloaded": "conversations over UDP that the kernel carried on past the relay",
+    "datagrams_offloaded": "datagrams of those that have ended",
 }
 _PLACE = {name: index for index, name in enumerate(MEANING)}
 _SIZE = 4096
