@@ -1,8 +1,11 @@
 """`--wait-for`: a client that is started before its server."""
 
+import os
+import signal
 from collections.abc import Callable
 
-from appswitch.trap.calls.waiting import _NEWS
+import pytest
+
 from service.acting import Actor
 from support.hosts import Hosts
 
@@ -48,24 +51,42 @@ def test_what_one_host_has_just_begun_to_serve_another_reaches_at_once(trio: Hos
         assert client(f"hear('callee', {port})") == "here", port
 
 
-TIMED = """
-took = []
-def refused():
-    began = time.monotonic()
-    told = outcome('refuser', 80)
-    took.append(time.monotonic() - began)
-    return told
-"""
-
-
-def test_who_is_refused_on_another_host_is_refused_faster_the_next_times(trio: Hosts, actor_on: Start) -> None:
+@pytest.mark.parametrize("blocking", [True, False])
+def test_news_that_are_late_are_waited_for_when_somebody_is_known_to_listen(
+    trio: Hosts, actor_on: Start, blocking: bool
+) -> None:
     one, two, _ = trio
-    server = actor_on(two, "refuser")
-    server("l = listen(81)")
-    one.wait_service("refuser", 81)
-    client = actor_on(one)
-    client(TIMED)
-    assert client("[refused() for _ in range(20)]") == ["ECONNREFUSED"] * 20
-    # The first waits for news.
-    first, *others = client("took")
-    assert first >= _NEWS > min(others)
+    name = f"late-{int(blocking)}"
+    server, client = actor_on(two, name), actor_on(one)
+    server("l = listen(79)")
+    one.wait_service(name, 79)
+    router = two.role("router")
+    os.kill(router, signal.SIGSTOP)
+    try:
+        server("greet(listen(80), 'here')")
+        client.begin(f"hear('{name}', 80)" if blocking else f"begin_call('{name}', 80)[1] and 'begun'")
+        # Far more than what is waited for where nobody is known to listen.
+        assert client.still_busy(1.0)
+    finally:
+        os.kill(router, signal.SIGCONT)
+    assert client.end() == ("here" if blocking else "begun")
+
+
+def test_where_nobody_listens_each_connect_asks_anew(trio: Hosts, actor_on: Start) -> None:
+    one, two, _ = trio
+    server, client = actor_on(two, "asked"), actor_on(one)
+    server("l = listen(79)")
+    one.wait_service("asked", 79)
+    before = one.counters()["udp_asked"]
+    assert client("[outcome('asked', 80) for _ in range(5)]") == ["ECONNREFUSED"] * 5
+    assert one.counters()["udp_asked"] == before + 5
+    # So that one who comes a moment later is waited for.
+    router = two.role("router")
+    os.kill(router, signal.SIGSTOP)
+    try:
+        server("greet(listen(80), 'here')")
+        client.begin("hear('asked', 80)")
+        assert client.still_busy(0.5)
+    finally:
+        os.kill(router, signal.SIGCONT)
+    assert client.end() == "here"

@@ -19,8 +19,10 @@ from appswitch.model.service import UDP, Place, Service
 from appswitch.table.codec import service_key
 
 from . import packets
+from .asking import QUESTION
 from .flows import Change, Flows, Hop, free_port
 from .hosts import Away, Hosts
+from .listening import ABOUT_TCP, listens
 from .packets import Packet, Reason, packed
 from .program import Program, Write
 
@@ -34,8 +36,6 @@ OTHERS = "@"
 _MOST, DENIED = 16384, 1.0
 #: Programs of one virtual IP that are asked whether they take a datagram.
 ASKED = 256
-#: What a host asks another about: its number.
-QUESTION = struct.Struct("!Q")
 _REASONS = {datagram.NOBODY: Reason.PORT, datagram.DENIED: Reason.POLICY}
 _KINDS = {Reason.PORT: datagram.NOBODY, Reason.NOBODY: datagram.NOBODY, Reason.POLICY: datagram.DENIED}
 
@@ -250,6 +250,11 @@ class Across:
 
     def _answer(self, found: Datagram, address: tuple[str, int]) -> None:
         """Another host asks who takes such datagrams."""
+        back = _back(found, address, datagram.TELL)
+        if len(found.payload) == ABOUT_TCP:
+            there = listens(self._table, found.destination, found.port)
+            self._hosts.send(back, found.payload + bytes([datagram.DATA if there else datagram.NOBODY]))
+            return
         if len(found.payload) != QUESTION.size:
             return
         said = [(each, self._refuses(each, found)) for each in islice(self._programs(found.destination), ASKED)]
@@ -258,7 +263,6 @@ class Across:
         rows = self._table.lookup(behind(found.destination), found.port, UDP, more=takers)[0]
         takers = [row for row in rows if row in takers]
         denied = [(each, refused[1]) for each, refused in said if refused and refused[0] is Reason.POLICY]
-        back = _back(found, address, datagram.TELL)
         verdict = datagram.NOBODY
         if takers:
             verdict, back.instance = datagram.DATA, self._random.choice(takers).instance

@@ -7,6 +7,7 @@ or all have said that they have none.
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from appswitch.header import datagram
 from appswitch.header.datagram import Datagram
 from appswitch.model.service import Place
 
-from .across import QUESTION
 from .hosts import Away, Hosts
 from .packets import Packet, Reason
 from .program import Program
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from appswitch.dns.forward import Stats
     from appswitch.table.store import Table
 
+#: The number of a question between hosts.
+QUESTION = struct.Struct("!Q")
 #: Seconds for which an answer is waited for: far more than a network takes.
 PATIENCE = 1.0
 #: Hosts that are asked about one port; questions that one program may have open; what may wait for one's answer.
@@ -50,6 +52,14 @@ class Question:
     packets: list[Packet] = field(default_factory=list)
     size: int = 0
     denied: bool = False
+
+
+def places(table: Table, vip: bytes) -> tuple[dict[bytes, tuple[str, Place]], bool]:
+    """The other hosts that have programs under a virtual IP, by the lives of their relays, and whether that is all."""
+    others = dict.fromkeys(claim.host for claim in table.claims(vip) if claim.host)
+    found = ((host, table.relay(host)) for host in others)
+    known = {place.life: (host, place) for host, place in islice(found, _HOSTS) if place is not None}
+    return known, len(known) == len(others)
 
 
 class Asking:
@@ -94,9 +104,7 @@ class Asking:
         assert who is not None
         if self._hosts.place is None or len(self._of.get(program.id, ())) >= _OPEN:
             return False
-        others = dict.fromkeys(claim.host for claim in self._table.claims(vip) if claim.host)
-        places = ((host, self._table.relay(host)) for host in others)
-        asked = {place.life: (host, place) for host, place in islice(places, _HOSTS) if place is not None}
+        asked, _ = places(self._table, vip)
         if not asked:
             return False
         self._numbers += 1

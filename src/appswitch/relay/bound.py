@@ -26,6 +26,7 @@ from appswitch.table import poke
 from appswitch.table.store import Table
 
 from .hosts import Hosts
+from .listening import FROM_WORKER
 from .program import Program
 
 NAME = "udp.sock"
@@ -42,11 +43,21 @@ log = logging.getLogger("appswitch.relay")
 
 
 class Bound:
-    """`closed` is told of a program and a port that nobody has bound any more."""
+    """`closed` is told of a program and a port that nobody has bound any more.
+
+    `asked` is given workers' questions about listeners (`listening`), which come the same way, and what answers them.
+    """
 
     def __init__(
-        self, poller: Poller, table: Table, run_dir: str, hosts: Hosts, closed: Callable[[Program, int], None]
+        self,
+        poller: Poller,
+        table: Table,
+        run_dir: str,
+        hosts: Hosts,
+        closed: Callable[[Program, int], None],
+        asked: Callable[[bytes, Callable[[bytes], None]], None] = lambda question, answer: None,
     ) -> None:
+        self._asked = asked
         self._poller, self._table, self._hosts, self._closed = poller, table, hosts, closed
         #: Programs with the cookies of sockets that they bound to a port of their choice.
         self._named: dict[Program, set[int]] = {}
@@ -104,16 +115,23 @@ class Bound:
     def _on_poke(self, _events: int) -> None:
         for _ in range(poke.KEYS):
             try:
-                told = poke.read(self._pokes.recv(1 << 16))
+                data, worker = self._pokes.recvfrom(1 << 16)
+                told = poke.read(data)
             except OSError:
                 return
             except ValueError:
                 continue
+            for question in (item for item in told if len(item) == FROM_WORKER.size):
+                self._asked(question, partial(self._answer, worker))
             for number, cookie in (BIND.unpack(item) for item in told if len(item) == BIND.size):
                 program = self._by_id.get(number)
                 if program is not None:
                     self._named[program].add(cookie)
                     self._changed(program)
+
+    def _answer(self, worker: str | bytes, answer: bytes) -> None:
+        with suppress(OSError):  # it has ended
+            self._pokes.sendto(answer, socket.MSG_DONTWAIT, worker)
 
     def _changed(self, program: Program, _events: int = 0) -> None:
         """Read at the end of this turn, or later: whoever binds and closes without end must not keep others waiting."""

@@ -13,6 +13,7 @@ import time
 from typing import NamedTuple
 
 from appswitch.dns.forward import Poller, Stats
+from appswitch.header.datagram import Datagram
 from appswitch.model import balance
 from appswitch.model.address import is_any, is_loopback, is_multicast, unpack
 from appswitch.model.egress import Nobody, Outside, Virtual, leave
@@ -29,6 +30,7 @@ from .burst import Burst
 from .flows import Change, Flows, Hop, free_port
 from .hosts import Away, Here, Hosts
 from .leaving import Leaving
+from .listening import ABOUT_TCP, Listening
 from .offload import ESTABLISHED, Offload
 from .packets import Packet, Reason
 from .program import Program, Write
@@ -59,12 +61,14 @@ class Datagrams:
         )
         self._leaving = Leaving(poller, self._flows, stats, write, self._refuse)
         self._hosts = Hosts(poller, stats, lambda found, at: self._across.arrived(found, at, time.monotonic()))
+        self._listening = Listening(self._hosts, table, stats)
         self._bound = Bound(
             poller,
             table,
             run_dir,
             self._hosts,
             lambda program, port: self._flows.port_closed(program.id, port),
+            self._listening.ask,
         )
         self._under: dict[bytes, list[Program]] = {}
         self._bursts: dict[str, Burst] = {}
@@ -83,7 +87,13 @@ class Datagrams:
             self._random,
         )
         self._asking = Asking(self._hosts, table, stats, self._found, self._nobody)
-        self._across.told = self._asking.told
+        self._across.told = self._told
+
+    def _told(self, said: Datagram, now: float) -> None:
+        if len(said.payload) == ABOUT_TCP + 1:
+            self._listening.told(said)
+        else:
+            self._asking.told(said, now)
 
     def join(self, here: Here) -> None:
         """This host's place in its cluster, at the start and whenever it changes."""

@@ -18,24 +18,26 @@ _FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class Poke:
-    """Sends to the router whose socket is `path`; there may be none."""
+    """Sends to the router whose socket is `path`; there may be none. `answered`: it can be answered, at `socket`."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._socket: socket.socket | None = None
+    def __init__(self, path: str, *, answered: bool = False) -> None:
+        self._path, self._answered = path, answered
+        self.socket: socket.socket | None = None
 
     def __call__(self, keys: Sequence[bytes]) -> None:
         """These keys of services, or virtual IPs of claims, have new values or none."""
         try:
-            if self._socket is None:
-                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-            self._socket.sendto(pack(keys if len(keys) <= KEYS else []), _FLAGS, self._path)
+            if self.socket is None:
+                self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                if self._answered:
+                    self.socket.bind("")  # an abstract name that the kernel chooses (unix(7), autobind)
+            self.socket.sendto(pack(keys if len(keys) <= KEYS else []), _FLAGS, self._path)
         except OSError:
             pass  # no router, or a busy one: it compares
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        if self.socket is not None:
+            self.socket.close()
 
 
 def read(datagram: bytes) -> list[bytes]:

@@ -61,6 +61,10 @@ class Waits:
         """Who comes there later is waited for, too."""
         self._nobody.pop((vip, port), None)
 
+    def somebody_is_there(self, vip: bytes, port: int, deadline: float) -> None:
+        """News of this place will come: they are waited for until then."""
+        self._nobody[vip, port] = deadline
+
     def add(self, look: Look, cookie: int, raw: bytes) -> None:
         """Have `look` called when the table has changed, for as long as it says so."""
         self._looks.append(look)

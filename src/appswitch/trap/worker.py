@@ -31,6 +31,7 @@ from . import delivery, real_port
 from .events import Events
 from .hosts import Hosts
 from .listeners import Listeners
+from .news import News
 from .options import WorkerSettings
 from .parked import Pending
 from .program import Borrowed, Failure, Program
@@ -93,6 +94,7 @@ class Worker:
         self._others = settings.others_ends
         self.alone = not self._others
         self._udp_bound = Poke("udp.sock")
+        self.news = News(self.events, "udp.sock")
 
         def at_real_port(listener: Listener) -> None:
             try:

@@ -3,11 +3,13 @@
 It is decided again when the table has changed. A non-blocking connect() is held as well, in the call itself
 (docs/transparency.md). In a cluster a connect() to a port where nobody listens is held for a moment, too: what another
 host's program has just begun to serve it may tell a peer (FTP's PORT …) before the switch there has told ours.
+Meanwhile the hosts where the virtual IP has programs are asked: if none has a listener there, it is refused at once.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 #: Seconds that news may take from one host to another: 0.014 for 99 of 100 (docs/cluster-benchmarks.md), but more
 #: than 0.1 for 1 of 300 where a host is overloaded, and 0.2 until what was lost is asked for.
 _NEWS = 0.3
+#: The same when another host has said that it has a listener: they will come, and who lost them asks for them.
+_SURE_NEWS = 5.0
 _DNS = 53
 
 
@@ -53,18 +57,21 @@ def hold(attempt: Attempt, destination: bytes, port: int, raw: bytes, again: Han
         return False
     key = call.tid, destination, port
     now = time.monotonic()
+    asks = False
     if _waited_for(attempt, destination, port):
         deadline = worker.waits.until(key, now, program.options.wait_timeout)
     elif isinstance(decision, Refuse) and port != _DNS and _is_elsewhere(attempt, destination):
         deadline = worker.waits.until_known(destination, port, now, _NEWS)
         if deadline <= now:
             return False
+        asks = True
     else:
         return False
     code = errno.ECONNREFUSED if isinstance(decision, Refuse) else errno.EHOSTUNREACH
     seconds = timeout(attempt.sock)
-    if seconds and now + seconds < deadline:
-        deadline, code = now + seconds, errno.EINPROGRESS  # socket(7), SO_SNDTIMEO
+    latest = now + seconds if seconds else math.inf
+    if latest < deadline:
+        deadline, code = latest, errno.EINPROGRESS  # socket(7), SO_SNDTIMEO
     waiter = Waiter(program, call, attempt.number, 0)
     cookie = attempt.cookie
 
@@ -95,9 +102,26 @@ def hold(attempt: Attempt, destination: bytes, port: int, raw: bytes, again: Han
             worker.counters.add("refused")
             program.fail(call, code)
 
+    def heard(there: bool) -> None:
+        """Other hosts have said whether anybody listens there."""
+        nonlocal code
+        if not there:
+            worker.waits.somebody_came(destination, port)  # they can be asked again
+            if look():  # the news may have come since
+                expire()
+        elif not gone():
+            until = time.monotonic() + _SURE_NEWS
+            worker.waits.somebody_is_there(destination, port, until)
+            if latest < until:
+                until, code = latest, errno.EINPROGRESS
+            worker.events.cancel(waiter.timer)
+            waiter.timer = worker.events.after(until, expire)
+
     waiter.deadline, waiter.expire = deadline, expire
     worker.park(waiter)
     worker.waits.add(look, cookie, raw)
+    if asks:
+        worker.news.ask(destination, port, heard)
     return True
 
 
