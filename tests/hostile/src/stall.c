@@ -16,6 +16,7 @@
 #include <linux/userfaultfd.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,39 +54,41 @@ static void *missing(void)
 }
 
 struct job {
-	int fd;
-	void *memory;
+	long number, arguments[6];
+	atomic_int tid;
 	pthread_t thread;
 };
 
-static void *sending(void *given)
+static void *held(void *given)
 {
 	struct job *job = given;
-	send(job->fd, job->memory, 4096, 0);
+	long *with = job->arguments;
+	job->tid = gettid();
+	syscall(job->number, with[0], with[1], with[2], with[3], with[4], with[5]);
 	return NULL;
 }
 
-static void *waiting(void *given)
+/* Start a thread that will be held in a system call, and wait until it sleeps there (proc_pid_syscall(5)). */
+static void hold(long number, int fd, long second, long third, long fourth)
 {
-	struct job *job = given;
-	epoll_wait(job->fd, job->memory, 4, -1);
-	return NULL;
-}
-
-static void *accepting(void *given)
-{
-	struct job *job = given;
-	accept(job->fd, NULL, NULL);
-	return NULL;
-}
-
-/* Start a thread that will be held, and wait until it is. */
-static void hold(void *(*body)(void *), int fd)
-{
+	char path[64], text[64] = "";
 	struct job *job = malloc(sizeof *job);
-	*job = (struct job){.fd = fd, .memory = missing()};
-	pthread_create(&job->thread, NULL, body, job);
-	usleep(100000);
+	*job = (struct job){.number = number, .arguments = {fd, second, third, fourth}};
+	pthread_create(&job->thread, NULL, held, job);
+	while (!job->tid)
+		usleep(1000);
+	snprintf(path, sizeof path, "/proc/self/task/%d/syscall", job->tid);
+	while (atol(text) != number) {
+		FILE *file = fopen(path, "r");
+		need(file != NULL && fgets(text, sizeof text, file) != NULL, path);
+		fclose(file);
+		usleep(1000);
+	}
+}
+
+static void hold_lock_of_socket(int fd)
+{
+	hold(SYS_sendto, fd, (long)missing(), 4096, 0);
 }
 
 static int stalled_call(const char *how)
@@ -105,7 +108,7 @@ static int stalled_call(const char *how)
 	}
 	if (!strcmp(how, "lock")) {
 		need(connect(fd, (struct sockaddr *)&service, sizeof service) == 0, "connect");
-		hold(sending, fd);
+		hold_lock_of_socket(fd);
 		printf("stalled\n");
 		return connect(fd, (struct sockaddr *)&service, sizeof service);
 	}
@@ -113,17 +116,17 @@ static int stalled_call(const char *how)
 		int epoll = epoll_create1(0);
 		struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLHUP};
 		need(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) == 0, "epoll_ctl");
-		hold(waiting, epoll);
+		hold(SYS_epoll_pwait, epoll, (long)missing(), 4, -1);
 		printf("stalled\n");
 		return connect(fd, (struct sockaddr *)&service, sizeof service);
 	}
 	if (!strcmp(how, "native")) {
 		int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0);
 		need(listen(listener, 1) == 0, "listen");
-		hold(accepting, listener);
+		hold(SYS_accept, listener, 0, 0, 0);
 		need(connect(fd, (struct sockaddr *)&service, sizeof service) == 0, "connect");
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-		hold(sending, fd);
+		hold_lock_of_socket(fd);
 		printf("stalled\n");
 		return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 	}
