@@ -101,8 +101,8 @@ class Switch:
         return [process["pid"] for process in self.cli("status", "-o", "json")["processes"]]
 
     def parked(self) -> int:
-        """How many calls its workers have taken that wait, such as accept()."""
-        places = (path.read_bytes() for path in (self.run_dir / "state").glob("pending-*"))
+        """How many calls its workers have taken that wait, such as accept(); the first place is the call in hand's."""
+        places = (path.read_bytes()[8:] for path in (self.run_dir / "state").glob("pending-*"))
         return sum(sum(map(bool, memoryview(data).cast("Q"))) for data in places)
 
     # Programs.
