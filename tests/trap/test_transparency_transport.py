@@ -1,20 +1,17 @@
 """Which transport a connection takes, and that `appswitch ps --connections` says so (issue point 3)."""
 
-import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.modes import Mode
+from support.modes import Mode, Person
 from support.program import Program, wait_until
 from support.switch import Row, Switch
 
 VIP = "100.64.77.7"
 WMEM_MAX = Path("/proc/sys/net/core/wmem_max")
-FORMER_DEFAULT = 212992
-"""net.core.wmem_max of most kernels before 6.17."""
 
 AUTO = {
     "plain": "unix",
@@ -131,34 +128,19 @@ def the_service_asks_for_tcp(switch: Switch, python: str) -> None:
     assert found == {("server", "tcp"), ("client", "tcp")}
 
 
-@pytest.fixture
-def small_buffers() -> Iterator[Callable[[], None]]:
-    """Limits socket buffers to what kernels before 6.17 allow; to be called off as soon as the switch is up."""
-    before = WMEM_MAX.read_text()
-
-    def restore() -> None:
-        if WMEM_MAX.read_text() != before:
-            WMEM_MAX.write_text(before)
-
-    if int(before) > FORMER_DEFAULT:
-        if os.geteuid() != 0:
-            pytest.skip("needs root to lower net.core.wmem_max")
-        WMEM_MAX.write_text(f"{FORMER_DEFAULT}\n")
-    yield restore
-    restore()
-
-
 def test_small_buffers_without_privilege_mean_tcp(
     mode: Mode,
     new_switch: Callable[..., Switch],
     compare: Callable[..., None],
     holding: Callable[..., tuple[Program, dict[str, int]]],
-    small_buffers: Callable[[], None],
+    appswitch_command: Callable[[Person], Path],
+    c_program: Callable[..., Path],
 ) -> None:
+    """As net.core.wmem_max limits them, which is the whole machine's: other tests must not meet another one."""
     switch = new_switch()
-    switch.up()
-    switch.check(["true"], status=0)
-    small_buffers()  # the workers have looked by now
+    command = [str(appswitch_command(mode.switch_owner)), "up", *mode.up_options]
+    preload = {"LD_PRELOAD": str(c_program("small_buffers", "-shared", "-fPIC"))}
+    assert switch.start(command, "up", mode.switch_owner, preload).wait() == 0
     _, ports = holding(switch, ways=("plain", "epoll_edge_before"))
     plain = "unix" if mode.switch_owner.uid == 0 else "tcp"
     assert transports(switch, ports) == {"plain": plain, "epoll_edge_before": plain}
