@@ -54,6 +54,7 @@ def test_many_threads_in_accept(
     switch: Switch, acting: Start, crowd: Callable[[int], tuple[Program, int]]
 ) -> None:
     client = acting(switch)
+    assert client("1") == 1  # it is there, and the worker has what belongs to it
     pid = worker(switch)
     before, memory = len(os.listdir(f"/proc/{pid}/fd")), resident(pid)
     program, count = crowd(COUNT)
