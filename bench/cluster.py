@@ -7,10 +7,8 @@ Native TCP is measured between the same two namespaces, in turn with AppSwitch.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -20,9 +18,9 @@ from pathlib import Path
 from appswitch.model.address import pack
 from appswitch.table.store import Table
 
-from . import machine
-from .lab import FULL, HERE, QUICK, Lab
-from .procs import Procs, Unavailable, until
+from . import page
+from .lab import HERE, Lab
+from .procs import Unavailable, until
 from .report import cluster as report
 from .stats import quantile
 from .switch import command
@@ -288,24 +286,11 @@ def main(argv: list[str] | None = None) -> int:
         print("bench: the hosts of a cluster are namespaces on a bridge: run it as root", file=sys.stderr)
         return 1
     target: Path | None = args.write or (None if args.quick or args.only else HERE.parent / "docs")
-    about = machine.describe()
-    try:
-        with tempfile.TemporaryDirectory(prefix="appswitch-bench-") as folder, Procs() as procs:
-            lab = Lab(procs, Path(folder), QUICK if args.quick else FULL)
-            _measure(lab, args.only or list(CASES), args.quick)
-    except KeyboardInterrupt:
-        print("bench: interrupted; everything it started was ended, nothing was written", file=sys.stderr)
-        return 130
-    text = report.markdown(lab.results, about, datetime.date.today().isoformat(), lab.settings)
-    if target:
-        target.mkdir(parents=True, exist_ok=True)
-        (target / MARKDOWN).write_text(text)
-    else:
-        print(text)
-    gaps = list(lab.results.gaps())
-    for gap in gaps:
-        print(f"bench: not measured: {', '.join(gap)}", file=sys.stderr)
-    return 1 if gaps else 0
+
+    def measured(lab: Lab) -> None:
+        _measure(lab, args.only or list(CASES), args.quick)
+
+    return page.make(MARKDOWN, target, args.quick, measured, report.markdown)
 
 
 def _measure(lab: Lab, cases: Sequence[str], quick: bool) -> None:

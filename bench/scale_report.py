@@ -141,8 +141,7 @@ def _deaths(results: Results) -> str:
         took = figures["took"]
         mean = statistics.fmean(took)
         error = statistics.stdev(took) / math.sqrt(len(took)) if len(took) > 1 else 0.0
-        if not arguments["loss"]:
-            met = met and mean <= DETECTION * PERIOD
+        met = met and mean <= DETECTION * PERIOD
         lines.append(
             [
                 hosts(arguments["size"]),
@@ -178,10 +177,10 @@ standard error. A protocol period is {PERIOD:g} s.
 
 {table(["hosts", "loss", "deaths", "first suspicion", "longest"], lines)}
 
-At most {DETECTION} periods on average where nothing is lost: {verdict(met)}. Until somebody asks the dead host
+At most {DETECTION} periods on average, whatever is lost: {verdict(met)}. Until somebody asks the dead host
 one period passes on average, whatever the cluster's size; then half a period: it is asked again for 0.25 s,
-three others are asked to try, and 0.2 s later they say that they hear nothing either. Where their word gets
-lost the probe goes on to its end.
+three others are asked to try, and 0.2 s later they say that they hear nothing either. Where the question or
+their word gets lost they are asked again every 50 ms.
 
 Then it has time to say that it lives. Seconds from the first suspicion to the first verdict (Serf's shortest
 and longest in brackets), from there until 99.99 % know it (the slowest death; Serf's figure in brackets), and

@@ -6,19 +6,17 @@ Writes docs/udp-benchmarks.md; `--quick` prints rough figures instead.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from . import machine
+from . import page
 from .bridge import SERVER_ADDRESS, Bridge
-from .lab import FULL, HERE, QUICK, Lab
-from .procs import Procs, Unavailable, until
+from .lab import HERE, Lab
+from .procs import Unavailable, until
 from .report import udp as report
 from .report.udp import (
     APPSWITCH,
@@ -203,24 +201,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, metavar="DIR", help=f"where {MARKDOWN} goes (a full run: docs)")
     args = parser.parse_args(argv)
     target: Path | None = args.write or (None if args.quick else HERE.parent / "docs")
-    about = machine.describe()
-    try:
-        with tempfile.TemporaryDirectory(prefix="appswitch-bench-") as folder, Procs() as procs:
-            lab = Lab(procs, Path(folder), QUICK if args.quick else FULL)
-            measure(lab, _QUICK_SECONDS if args.quick else _SECONDS)
-    except KeyboardInterrupt:
-        print("bench: interrupted; everything it started was ended, nothing was written", file=sys.stderr)
-        return 130
-    text = report.markdown(lab.results, about, datetime.date.today().isoformat(), lab.settings)
-    if target:
-        target.mkdir(parents=True, exist_ok=True)
-        (target / MARKDOWN).write_text(text)
-    else:
-        print(text)
-    gaps = list(lab.results.gaps())
-    for gap in gaps:
-        print(f"bench: not measured: {', '.join(gap)}", file=sys.stderr)
-    return 1 if gaps else 0
+
+    def measured(lab: Lab) -> None:
+        measure(lab, _QUICK_SECONDS if args.quick else _SECONDS)
+
+    return page.make(MARKDOWN, target, args.quick, measured, report.markdown)
 
 
 if __name__ == "__main__":
