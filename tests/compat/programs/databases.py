@@ -10,8 +10,9 @@ MARIADB = Program("MariaDB", "deb:mariadb-server", "deb:mariadb-client")
 def mariadb(scene: Scene) -> None:
     data = scene.work / "data"
     make = ["mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal", "--user=root"]
-    scene.client([*make, f"--datadir={data}"], at="servers", trace=False)
-    settings = ["--no-defaults", "--user=root", f"--datadir={data}", f"--socket={scene.work}/sock", "--port=3306"]
+    scene.client([*make, f"--datadir={data}", f"--tmpdir={scene.work}"], at="servers", trace=False)
+    place = [f"--datadir={data}", f"--tmpdir={scene.work}", f"--socket={scene.work}/sock"]
+    settings = ["--no-defaults", "--user=root", *place, "--port=3306"]
     more = ["--max-allowed-packet=64M", f"--init-file={scene.write('init.sql', INIT)}"]
     server = scene.server("db", ["mariadbd", *settings, *more], 3306)
     way = ["mariadb", "--no-defaults", "-h", "db", "-u", "guest", "-NBr", "--max-allowed-packet=64M", "test"]
