@@ -7,6 +7,7 @@ import pytest
 
 from service.acting import Actor, start_actor
 from service.sharing import actor_file
+from service.test_service_udp import HELP
 from support import modes
 from support.hosts import Host, Hosts
 from support.modes import Person
@@ -70,3 +71,15 @@ def actor_on(actor_file: Path, python: str) -> Iterator[Callable[..., Actor]]:
     yield start
     for one in reversed(started):
         one.close()
+
+
+@pytest.fixture
+def udp_on(actor_on: Callable[..., Actor]) -> Callable[..., Actor]:
+    """Starts actors that know the functions of HELP."""
+
+    def start(host: Host, name: str | None = None, **keywords: object) -> Actor:
+        started = actor_on(host, name, **keywords)
+        started(HELP)
+        return started
+
+    return start

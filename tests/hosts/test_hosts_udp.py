@@ -16,23 +16,10 @@ from appswitch.model.address import pack
 from appswitch.model.service import UDP, Service
 from appswitch.table.store import Table
 from service.acting import Actor
-from service.test_service_udp import HELP
 from support.hosts import Host, Hosts
 from support.program import wait_until
 
 Start = Callable[..., Actor]
-
-
-@pytest.fixture
-def udp_on(actor_on: Start) -> Start:
-    """Starts actors that know the functions of HELP."""
-
-    def start(host: Host, name: str | None = None, **keywords: object) -> Actor:
-        started = actor_on(host, name, **keywords)
-        started(HELP)
-        return started
-
-    return start
 
 
 def row_of(host: Host, vip: str, port: int) -> Service | None:
