@@ -107,6 +107,10 @@ def earlier_epoch(row: Service) -> Service:
     return dataclasses.replace(row, epoch=os.urandom(8))
 
 
+def changed(header: bytes) -> bytes:
+    return header[:-1] + bytes([header[-1] ^ 1])
+
+
 BAD: dict[str, tuple[str, Callable[[Caller, Service], bytes]]] = {
     "no header": ("header_missing", lambda caller, row: b"GET / HTTP/1.1\r\nHost: server\r\n\r\n"),
     "an older PROXY header": ("header_missing", lambda caller, row: b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n"),
@@ -117,7 +121,7 @@ BAD: dict[str, tuple[str, Callable[[Caller, Service], bytes]]] = {
         lambda caller, row: caller.header(row)[:14] + b"\0\x0c" + caller.header(row)[16:28],
     ),
     "of another key": ("header_forged", lambda caller, row: Caller(caller.host, b"?" * 32).header(row)),
-    "changed": ("header_forged", lambda caller, row: caller.header(row)[:-1] + b"!"),
+    "changed": ("header_forged", lambda caller, row: changed(caller.header(row))),
     "for another instance": ("header_misdirected", lambda caller, row: caller.header(other_instance(row))),
     "for another port": (
         "header_misdirected",

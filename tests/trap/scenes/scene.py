@@ -83,6 +83,9 @@ def poll(sock: socket.socket, timeout: float = 0.0, wanted: int = 0x201F) -> str
     poller = select.poll()
     poller.register(sock, wanted)
     found = poller.poll(timeout * 1000)
+    if found and found[0][1] & (select.POLLERR | select.POLLHUP):
+        # tcp_poll() reads the state first, the rest later: of a reset that comes in between it does not tell OUT
+        found = poller.poll(timeout * 1000)
     return named(found[0][1]) if found else "-"
 
 
