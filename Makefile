@@ -41,7 +41,7 @@ demo-cluster: venv ## Show one application over three hosts (as root)
 
 test: venv ## Run every test; installs the programs they need from Debian when it may
 	@left_out="$$(tools/debian-packages.sh --for-tests)" && \
-	  APPSWITCH_LEFT_OUT="$$left_out" $(PYTHON) -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+	  APPSWITCH_LEFT_OUT="$$left_out" $(PYTHON) -m pytest -n "$${APPSWITCH_TEST_JOBS:-$$(($$(nproc) * 3 / 2))}" --dist loadfile $(PYTEST_ARGS)
 
 differential: venv ## Random programs, natively and under the switch (DIFF_EXAMPLES, DIFF_SEED, DIFF_PROGRAM)
 	@tools/debian-packages.sh iproute2 >/dev/null

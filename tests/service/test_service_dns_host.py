@@ -100,10 +100,11 @@ def test_search_domains_and_a_change_of_the_hosts_resolvers(
     served = [start_actor(host, actor_file.parent, python, n, ip=ip) for n, ip in (("web", VIP), ("a.b", DOTTED))]
     asker = start_actor(host, actor_file.parent, python)
 
+    file = asker("open('/etc/resolv.conf').read().splitlines()")
+    assert file[1:] == ["search appswitch corp.test", "options ndots:2 timeout:30 attempts:1"], file
     # A name of ours is ours before any domain of the host's is tried, also a dotted one that ndots would search for.
-    assert addresses(asker, "web") == [VIP]
-    assert addresses(asker, "a.b") == [DOTTED]
-    assert not resolvers[STUB].asked
+    assert (addresses(asker, "web"), resolvers[STUB].asked) == ([VIP], set())
+    assert (addresses(asker, "a.b"), resolvers[STUB].asked) == ([DOTTED], set())
     # With a domain of the host's it is not ours.
     assert addresses(asker, "web.corp.test") == ["192.0.2.66"]
     assert addresses(asker, "intra") == ["192.0.2.10"]
