@@ -61,8 +61,9 @@ def read_service(value: bytes) -> Service:
     return row
 
 
-#: The same, cached by the bytes, because the same few are read at every connect.
-decode_service = lru_cache(maxsize=4096)(read_service)
+#: The same, cached by the bytes, because the same few are read at every connect. No more than stay in the processor's
+#: cache: with thousands, a row that is not among them costs half as much again as without this.
+decode_service = lru_cache(maxsize=256)(read_service)
 
 
 def pack(value: Any) -> bytes:
