@@ -56,6 +56,42 @@ def test_both_see_virtual_addresses(pair: Hosts, udp_on: Start, server_ip: str, 
     assert asker("[d.decode(), *peer[:2]]") == ["3", server_ip, 4000]
 
 
+#: Tags as long as they may be together.
+LONGEST_TAGS = [f"{letter}={letter * 253}" for letter in "abcd"]
+
+
+@pytest.mark.parametrize(
+    ("server_ip", "client_ip", "tags", "sizes"),
+    [
+        ("10.40.3.1", "10.40.3.2", (), (65384, 65385, 65507)),
+        ("10.40.3.3", "10.40.3.4", LONGEST_TAGS, (64360, 64361, 65507)),
+        ("2001:db8:40:3::1", "2001:db8:40:3::2", (), (65384, 65385, 65487, 65488, 65527)),
+    ],
+    ids=["v4", "longest-tags", "v6"],
+)
+def test_the_longest_arrive(
+    pair: Hosts, udp_on: Start, server_ip: str, client_ip: str, tags: list[str], sizes: tuple[int, ...]
+) -> None:
+    """Also those that go in two parts, and by IPv6 those that the program's kernel has cut up."""
+    here, there = pair
+    server = udp_on(there, ip=server_ip, tags=tags)
+    server(f"s = udp(4000, '{'::' if ':' in server_ip else '0.0.0.0'}'); echo(s)")
+    here.wait_service(server_ip, 4000)
+    client = udp_on(here, ip=client_ip, tags=tags)
+    client("import hashlib; digest = lambda text: hashlib.sha256(text.encode()).digest()")
+    client(f"c = udp(host='{server_ip}'); c.connect(('{server_ip}', 4000))")
+    for size in sizes:
+        client(f"data = os.urandom({size}).hex()[:{size}]")
+        assert client("digest(talk(c, data.encode(), 20)) == digest(data)"), size
+
+
+def test_the_longest_arrive_by_veth_pairs(hosts: Callable[..., Hosts], udp_on: Start) -> None:
+    """These take no packet that is longer than their MTU."""
+    lab = hosts(2, env={"APPSWITCH_WITHOUT": "tun"})
+    lab.up()
+    test_the_longest_arrive(lab, udp_on, "2001:db8:40:4::1", "2001:db8:40:4::2", [], (65487, 65488, 65527))
+
+
 @pytest.mark.parametrize(("server_ip", "client_ip"), [("10.40.2.1", "10.40.2.2"), ("2001:db8:40:2::1", "10.40.2.2")])
 def test_a_batch_is_cut_on_its_way(pair: Hosts, udp_on: Start, server_ip: str, client_ip: str) -> None:
     """UDP_SEGMENT (udp(7)): a datagram to another host is one, also for a socket that would take a batch whole."""
@@ -169,6 +205,9 @@ def test_what_no_host_of_the_cluster_sent_is_dropped_and_counted(pair: Hosts, ud
         other = counted("udp_forged")
         sock.sendto(made(4, KeyRing([b"?" * 32])), row.real)
         wait_until(lambda: counted("udp_forged") == other + 1, lambda: "another key")
+        alone = counted("udp_incomplete")
+        sock.sendto(made(5, kind=datagram.DATA | datagram.FIRST), row.real)
+        wait_until(lambda: counted("udp_incomplete") == alone + 1, lambda: "a part without the other to be given up")
         # Authentic, but policy is asked here, too; and not for a program of this host.
         for changes, kind in (
             ({"tags": ()}, datagram.DENIED),

@@ -272,3 +272,34 @@ def test_damaged_packets(whole: bytes, damage: list[tuple[int, int]], cut: int, 
 @given(st.binary(max_size=64))
 def test_the_checksum(data: bytes) -> None:
     assert packets.internet_sum(data) == 0xFFFF - words(data)
+
+
+@given(
+    st.binary(min_size=8, max_size=3000),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(("both", "first", "rest", "swapped")),
+)
+def test_halves_are_fragments_of_which_the_datagram_is_made_again(payload: bytes, number: int, came: str) -> None:
+    source, destination = pack(CLIENT[6]), pack(SERVER[6])
+    packet = packets.udp(source, 4000, destination, 5000, payload, 0x20)
+    assert packet is not None
+    first, rest = (parse(half) for half in packets.halves(packet, number))
+    assert first is not None
+    assert rest is not None
+    assert (first.partial, first.first, rest.partial, rest.first) == (True, True, True, False)
+    assert packets.fragment(first) == packets.fragment(rest)
+    assert packets.key(first) == packets.key(parse(packet) or first)
+    assert packets.traffic_class(rest) == 0x20
+    whole = packets.Whole()
+    order = {"both": (first, rest), "first": (first,), "rest": (rest,), "swapped": (rest, first)}[came]
+    assert [whole.add(part) for part in order] == ([None, payload] if came == "both" else [None] * len(order))
+
+
+@given(st.lists(st.binary(min_size=40, max_size=120)))
+def test_fragments_of_any_kind_make_no_more_than_was_sent(bodies: list[bytes]) -> None:
+    whole = packets.Whole()
+    for body in bodies:
+        packet = parse(struct.pack("!IHBB", 6 << 28, len(body), 44, 64) + bytes(32) + b"\x11" + body[1:])
+        if packet is not None and packet.partial:
+            found = whole.add(packet)
+            assert found is None or len(found) <= sum(map(len, bodies))

@@ -13,6 +13,8 @@
 A host asks another who of its programs takes such datagrams (ASK: the payload is a number, 8 bytes). The answer (TELL)
 repeats the payload and adds a byte: DATA, and who it is in `instance`; NOBODY; or DENIED.
 
+DATA and ANSWER that are too long come in two parts, with FIRST and REST in their kinds (`parts`).
+
 It is fresh because the receiver chose its life when it began, and remembers the counters since (`window`): no clock
 is asked. A relay's life stands in its rows, so that others know it.
 """
@@ -32,6 +34,9 @@ from .window import Windows
 VERSION = 1
 #: From a client to a service, and back; nobody has the port; policy forbids it; a question, and what became of it.
 DATA, ANSWER, NOBODY, DENIED, ASK, TELL = range(6)
+#: With DATA and ANSWER: who does not know of parts takes these for malformed, and drops and counts them.
+FIRST, REST = 0x40, 0x80
+_KINDS = frozenset({*range(6), *(kind | part for kind in (DATA, ANSWER) for part in (FIRST, REST))})
 LIFE_SIZE = 8
 _HEAD = struct.Struct("!BBB4s")
 _PROOF_AT, _BODY_AT = _HEAD.size, _HEAD.size + MAC_SIZE
@@ -91,7 +96,7 @@ def verify(data: bytes, ring: KeyRing, life: bytes, windows: Windows) -> Datagra
     if len(data) < SIZE:
         raise Malformed("too short for a datagram between hosts")
     version, kind, traffic_class, key_id = _HEAD.unpack_from(data)
-    if version != VERSION or kind > TELL:
+    if version != VERSION or kind not in _KINDS:
         raise Malformed("not a datagram of this version")
     body = data[_BODY_AT:]
     if not ring.authentic(key_id, data[:_PROOF_AT] + body, data[_PROOF_AT:_BODY_AT]):

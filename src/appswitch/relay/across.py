@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from appswitch.header import datagram
 from appswitch.header.datagram import Datagram
+from appswitch.linux import device
 from appswitch.model.address import is_loopback, unpack
 from appswitch.model.identity import behind
 from appswitch.model.policy import check
@@ -36,6 +37,7 @@ OTHERS = "@"
 _MOST, DENIED = 16384, 1.0
 #: Programs of one virtual IP that are asked whether they take a datagram.
 ASKED = 256
+_WHOLE_V6 = device.MTU - 40 - 8
 _REASONS = {datagram.NOBODY: Reason.PORT, datagram.DENIED: Reason.POLICY}
 _KINDS = {Reason.PORT: datagram.NOBODY, Reason.NOBODY: datagram.NOBODY, Reason.POLICY: datagram.DENIED}
 
@@ -131,8 +133,7 @@ class Across:
 
     def send(self, away: Away, payload: bytes, traffic_class: int) -> None:
         """A program's datagram to the other end."""
-        if not self._hosts.send(away, payload, traffic_class):
-            self._stats.add("udp_too_long")
+        self._hosts.send(away, payload, traffic_class)
 
     def complain(self, away: Away, reason: Reason) -> None:
         """The program here did not take what came from there."""
@@ -165,6 +166,8 @@ class Across:
         if change is None:
             self._hosts.send(hop.flow.peer, b"", kind=datagram.DENIED)
             return
+        # As a kernel does: what is longer than the device's packets goes in fragments, summed.
+        cut = len(change.source) == 16 and len(found.payload) > _WHOLE_V6
         packet = packets.udp(
             change.source,
             change.source_port,
@@ -172,10 +175,16 @@ class Across:
             change.port,
             found.payload,
             found.traffic_class,
-            summed=False,
+            summed=cut,
         )
-        if packet is not None:
-            self._stats.add("datagrams")
+        if packet is None:  # sent by IPv6, which has room for more, and taken by IPv4
+            self._stats.add("udp_too_long")
+            return
+        self._stats.add("datagrams")
+        if cut:
+            for each in packets.halves(packet, self._random.getrandbits(32)):
+                self._deliver(hop.to, each)
+        else:
             self._deliver(hop.to, packet, packets.unsummed(packet))
 
     def _open(self, found: Datagram, address: tuple[str, int], key: bytes, now: float) -> Hop | None:

@@ -139,7 +139,8 @@ class Datagrams:
 
     def timeout(self) -> float | None:
         """Seconds until `expire` must be called; None when nothing waits."""
-        timers = (self._leaving.timeout(), self._bound.timeout(), self._asking.timeout(time.monotonic()))
+        asking = self._asking.timeout(time.monotonic())
+        timers = (self._leaving.timeout(), self._bound.timeout(), asking, self._hosts.timeout())
         return min((timer for timer in timers if timer is not None), default=None)
 
     def expire(self) -> None:
@@ -147,6 +148,7 @@ class Datagrams:
         self._leaving.expire()
         self._bound.expire()
         self._asking.expire(time.monotonic())
+        self._hosts.expire()
 
     # ---- what programs send ----
 
@@ -163,9 +165,9 @@ class Datagrams:
         now = time.monotonic()
         key = packets.key(packet)
         if key is None:
-            hop = program.fragments.get(packets.fragment(packet))
-            if hop is not None:
-                self._pass(program, packet, hop, now)
+            begun = program.fragments.get(packets.fragment(packet))
+            if begun is not None:
+                self._pass(program, packet, *begun, now=now)
             return False
         hop = self._flows.find(program.id, key, now)
         if hop is not None and isinstance(hop.to, Away) and not self._across.is_there(hop.to):
@@ -175,14 +177,16 @@ class Datagrams:
         if hop is None:
             hop = self._open(program, packet, key, now)
         if hop is not None:
+            whole = packets.Whole()
             if packet.partial:
                 while len(program.fragments) >= _FRAGMENTS:
                     del program.fragments[next(iter(program.fragments))]
-                program.fragments[packets.fragment(packet)] = hop
-            self._pass(program, packet, hop, now)
+                program.fragments[packets.fragment(packet)] = hop, whole
+            self._pass(program, packet, hop, whole, now)
         return fresh
 
-    def _pass(self, program: Program, packet: Packet, hop: Hop, now: float) -> None:
+    def _pass(self, program: Program, packet: Packet, hop: Hop, whole: packets.Whole, now: float) -> None:
+        """`whole`: of a fragment, what has come of its datagram."""
         to = hop.to
         if isinstance(to, Program):
             self._stats.add("datagrams", len(packet.payloads) or 1)
@@ -190,7 +194,10 @@ class Datagrams:
         elif isinstance(to, _Refused):
             self._refuse(program, packet, to.reason)
         elif isinstance(to, Away):
-            for payload in packet.payloads:
+            payloads = packet.payloads
+            if packet.partial and (payload := whole.add(packet)) is not None:
+                payloads = [payload]
+            for payload in payloads:
                 self._across.send(to, payload, packets.traffic_class(packet))
         else:
             self._leaving.send(program, packet, hop, now)
@@ -323,7 +330,7 @@ class Datagrams:
             program, first, key, place, instance, question.source, question.destination, now, host=host
         )
         for packet in question.packets:
-            self._pass(program, packet, hop, now)
+            self._pass(program, packet, hop, packets.Whole(), now)
 
     def _nobody(self, question: Question, reason: Reason, now: float) -> None:
         """Nobody takes it, or may."""

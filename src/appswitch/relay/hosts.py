@@ -7,6 +7,7 @@ import os
 import random
 import select
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from appswitch.dns.forward import Poller, Stats
 from appswitch.header import datagram
 from appswitch.header.datagram import Datagram, Sender
 from appswitch.header.keys import KeyRing
+from appswitch.header.parts import Parts, cut, goes_whole
 from appswitch.header.refused import Refused
 from appswitch.header.window import Windows
 from appswitch.model.identity import Tags
@@ -88,6 +90,7 @@ class Hosts:
         self._socket: socket.socket | None = None
         self._sender = Sender(os.urandom)
         self._windows = Windows()
+        self._parts = Parts(lambda: stats.add("udp_incomplete"))
         #: Called when a new life has begun.
         self.renewed: Callable[[], None] = lambda: None
 
@@ -151,33 +154,37 @@ class Hosts:
             self._socket.close()
             self._socket = None
 
-    def send(self, away: Away, payload: bytes, traffic_class: int = 0, kind: int | None = None) -> bool:
-        """Send to the other end of a conversation; False when the payload is too long for that."""
+    def send(self, away: Away, payload: bytes, traffic_class: int = 0, kind: int | None = None) -> None:
+        """Send to the other end of a conversation, in two parts where one has no room for it."""
         if self._socket is None or self._ring is None:
-            return True  # lost, as on a network that is down
-        data = datagram.encode(
-            Datagram(
-                away.kind if kind is None else kind,
-                traffic_class,
-                away.life,
-                self._sender.life,
-                self._sender.next(away.life),
-                away.instance,
-                away.source,
-                away.destination,
-                away.source_port,
-                away.port,
-                away.tags,
-                payload,
-            ),
-            self._ring,
+            return  # lost, as on a network that is down
+        whole = Datagram(
+            away.kind if kind is None else kind,
+            traffic_class,
+            away.life,
+            self._sender.life,
+            self._sender.next(away.life),
+            away.instance,
+            away.source,
+            away.destination,
+            away.source_port,
+            away.port,
+            away.tags,
+            payload,
         )
-        if len(data) > datagram.LARGEST:
-            return False
+        parts = (whole,) if goes_whole(whole) else cut(whole, self._sender.next(away.life))
         with suppress(OSError):  # lost: the queue is full, or the network is down
-            self._socket.sendto(data, socket.MSG_DONTWAIT, away.address)
+            for part in parts:
+                self._socket.sendto(datagram.encode(part, self._ring), socket.MSG_DONTWAIT, away.address)
         self._stats.add("udp_sent")
-        return True
+
+    def timeout(self) -> float | None:
+        """Seconds until `expire` must be called; None when nothing waits."""
+        return self._parts.timeout(time.monotonic())
+
+    def expire(self) -> None:
+        """Do what is due."""
+        self._parts.expire(time.monotonic())
 
     def _ready(self, _events: int) -> None:
         for _ in range(_AT_ONCE):
@@ -199,8 +206,13 @@ class Hosts:
             if self._windows.full:  # of no sender may it be forgotten what came: begin anew, and tell others so
                 self._sender, self._windows = Sender(os.urandom), Windows()
                 self.renewed()
+            whole: Datagram | None = found
+            if found.kind & (datagram.FIRST | datagram.REST):
+                whole = self._parts.join(found, time.monotonic())
+            if whole is None:
+                continue
             self._stats.add("udp_arrived")
-            self._arrived(found, (address[0], address[1]))
+            self._arrived(whole, (address[0], address[1]))
 
 
 def _bind(made: socket.socket, address: str, port_range: tuple[int, int] | None) -> None:

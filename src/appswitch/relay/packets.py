@@ -179,6 +179,26 @@ def fragment(packet: Packet) -> bytes:
     return packet.source + packet.destination + identification
 
 
+class Whole:
+    """The datagram of fragments that come one after the other, as a kernel sends them."""
+
+    def __init__(self) -> None:
+        self._parts = bytearray()
+
+    def add(self, packet: Packet) -> bytes | None:
+        """The payload, if this fragment is the last one; None also when one before it is missing."""
+        at = 6 if len(packet.source) == 4 else packet.at - 6
+        word = int.from_bytes(packet.raw[at : at + 2], "big")
+        offset, more = ((word & 0x1FFF) * 8, word & 0x2000) if at == 6 else (word & 0xFFF8, word & 1)
+        if offset != len(self._parts):
+            return None
+        self._parts += packet.transport
+        length = int.from_bytes(self._parts[4:6], "big")
+        if more or not 8 <= length <= len(self._parts):
+            return None
+        return bytes(self._parts[8:length])
+
+
 def traffic_class(packet: Packet) -> int:
     """The octet with which its sender marked the packet: ip(7), IP_TOS; ipv6(7), IPV6_TCLASS."""
     if len(packet.source) == 4:
@@ -206,6 +226,17 @@ def udp(
     header = struct.pack("!HHHH", source_port, port, length, 0)
     check = udp_sum(source, destination, header + payload) if summed else pseudo_sum(source, destination, length)
     return _ip(source, destination, UDP, header[:6] + check.to_bytes(2, "big") + payload, traffic_class)
+
+
+def halves(packet: bytes, identification: int) -> list[bytes]:
+    """An IPv6 packet without extension headers as two fragments (RFC 8200, 4.5)."""
+    body = packet[40:]
+    at = len(body) // 2 & ~7
+    found = []
+    for part, where in ((body[:at], 1), (body[at:], at)):  # 1: there is more
+        part = struct.pack("!BBHI", packet[6], 0, where, identification) + part
+        found.append(packet[:4] + struct.pack("!HB", len(part), _FRAGMENT) + packet[7:40] + part)
+    return found
 
 
 def unsummed(packet: bytes) -> Unfinished:

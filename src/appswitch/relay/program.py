@@ -13,6 +13,8 @@ from appswitch.model.address import is_v4
 from appswitch.model.identity import Identity
 from appswitch.model.service import UDP, Service
 
+from .packets import Whole
+
 #: Source of IPv6 packets of a program without an IPv6 address, in its namespace alone (trap.surroundings).
 LINK_LOCAL = b"\xfe\x80" + bytes(13) + b"\1"
 
@@ -39,8 +41,9 @@ class Program:
         self.may_leave = message.get("egress") != "deny"
         self.balance = str(message.get("balance", ""))
         self.since = float(message.get("since", 0.0))
-        #: Hops of datagrams whose first fragment has been seen, by addresses and identification.
-        self.fragments: dict[bytes, Any] = {}
+        #: Hops of datagrams whose first fragment has been seen, by addresses and identification; and what there is of
+        #: them, for a hop to another host.
+        self.fragments: dict[bytes, tuple[Any, Whole]] = {}
         #: The turn of the loop in which packets of its came last.
         self.turn = -1
         #: Until when conversations wait for the relay to have nothing left of what it sent (`offload`); 0: none do.

@@ -71,7 +71,7 @@ MEANING = {
     "conversations": "conversations over UDP begun with programs",
     "udp_sent": "datagrams sent to other hosts",
     "udp_arrived": "datagrams of other hosts let in",
-    "udp_too_long": "datagrams dropped: too long to go to another host",
+    "udp_too_long": "datagrams of other hosts dropped: sent by IPv6, too long for a receiver by IPv4",
     "udp_malformed": "datagrams of other hosts dropped: not of the form that this version sends",
     "udp_forged": "datagrams of other hosts dropped: no key of the cluster made them",
     "udp_stale": "datagrams of other hosts dropped: for an earlier life of this host's relay",
@@ -81,6 +81,7 @@ MEANING = {
     "udp_unanswered": "such datagrams lost, for an answer did not come in time",
     "offloaded": "conversations over UDP that the kernel carried on past the relay",
     "datagrams_offloaded": "datagrams of those that have ended",
+    "udp_incomplete": "long datagrams of other hosts lost: one of their two parts did not come",
 }
 _PLACE = {name: index for index, name in enumerate(MEANING)}
 _SIZE = 4096
