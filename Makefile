@@ -82,7 +82,7 @@ bench-cluster: venv ## Measure five hosts beside native TCP (as root); writes do
 	@$(PYTHON) -m bench.cluster $(BENCH_ARGS)
 
 bench-udp: venv ## Measure UDP beside native loopback and a bridge; writes docs/udp-benchmarks.md
-	@tools/debian-packages.sh iproute2 gcc libc6-dev >/dev/null
+	@tools/debian-packages.sh sockperf iperf iproute2 gcc libc6-dev >/dev/null
 	@$(PYTHON) -m bench.udp $(BENCH_ARGS)
 
 sim: venv ## Simulate up to 5,000 hosts (about 2 minutes on 2 cores); writes docs/scale.md

@@ -126,6 +126,14 @@ class Switch:
 
         until(listed, f"the row of {name} in `appswitch services`", 15.0, pause=0.1)
 
+    def address(self, name: str) -> str:
+        """The virtual IP of a service that `wait_service` has seen."""
+        text = self.procs.run([command(), "services", "-o", "json"], seconds=10.0, env=self.env)
+        for row in json.loads(text):
+            if row["name"] == name:
+                return str(row["vip"])
+        raise Unavailable(f"`appswitch services` does not show {name}")
+
 
 def _start_time(pid: int) -> int | None:
     """Start time of a process in ticks since boot (proc_pid_stat(5), field 22), or None when it is gone."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from . import page
+from . import page, sockperf
 from .bridge import SERVER_ADDRESS, Bridge
 from .lab import HERE, Lab
 from .procs import Unavailable, until
@@ -55,25 +56,36 @@ class Ends:
     def begin(self, listen: str = "0.0.0.0", names: tuple[str, str] | None = None) -> Ends:
         """Start the two."""
         for kind, port in (("echo", ECHO), ("sink", SINK)):
-            argv = [*self._lab.udp, kind, listen, port]
-            if self.switch is not None:
-                argv = self.switch.run(*argv, name=f"bench-{kind}")
-            env = self.switch.env if self.switch is not None else None
             out = self._log if kind == "sink" else None
-            proc = self._lab.procs.spawn([*self._server, *argv], env=env, cpu=self.cpu, out=out)
-            self._own.callback(self._lab.procs.stop, proc)
-            if self.switch is not None:
-                self.switch.wait_service(f"bench-{kind}", proc)
-            else:
-                until(lambda proc=proc, port=port: _is_bound(proc.pid, int(port)), f"UDP port {port}")  # type: ignore[misc]
+            self.serve(kind, [*self._lab.udp, kind, listen, port], port, out)
         return self
 
-    def _run(self, *words: str) -> str:
-        argv = [*self._lab.udp, *words]
+    def serve(self, kind: str, argv: list[str], port: str, out: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a server; it has its port when this returns. It ends with the others."""
         env = None
         if self.switch is not None:
-            argv, env = self.switch.run(*argv), self.switch.env
-        return self._lab.procs.run([*self._client, *argv], env=env, cpu=self.cpu, seconds=60.0)
+            argv, env = self.switch.run(*argv, name=f"bench-{kind}"), self.switch.env
+        proc = self._lab.procs.spawn([*self._server, *argv], env=env, cpu=self.cpu, out=out)
+        self._own.callback(self._lab.procs.stop, proc)
+        if self.switch is not None:
+            self.switch.wait_service(f"bench-{kind}", proc)
+        else:
+            until(lambda: _is_bound(proc.pid, int(port)), f"UDP port {port}")
+        return proc
+
+    def call(self, *argv: str) -> str:
+        """What a client prints."""
+        words, env = list(argv), None
+        if self.switch is not None:
+            words, env = self.switch.run(*argv), self.switch.env
+        return self._lab.procs.run([*self._client, *words], env=env, cpu=self.cpu, seconds=60.0)
+
+    def address(self, kind: str) -> str:
+        """Where a client finds this server, as a number."""
+        return self._host if self.switch is None else self.switch.address(f"bench-{kind}")
+
+    def _run(self, *words: str) -> str:
+        return self.call(*self._lab.udp, *words)
 
     def _at(self, kind: str) -> str:
         return f"bench-{kind}" if self.switch is not None else self._host
@@ -147,6 +159,8 @@ def measure(lab: Lab, seconds: float) -> None:
                     lab.skip(EXCHANGE, [cell(size, placement) for size in SIZES], name, str(error))
             _alternate(lab, EXCHANGE, placement, made, lambda ends, size: (ends.ask(size),), (EXCHANGE,))
             _alternate(lab, ONE_WAY, placement, made, lambda ends, size: ends.flood(size, seconds), (ONE_WAY, SENT))
+            if placement == PINNED:
+                sockperf.measure(lab, placement, made)
             for name, ends in made.items():
                 if name in (NATIVE, APPSWITCH):
                     put(TRAP, placement, name, [ends.trap() for _ in range(lab.settings.rounds)])

@@ -12,6 +12,9 @@ NATIVE, BRIDGE, RELAYED, APPSWITCH = "native loopback", "bridge", "by the relay"
 EXCHANGE, ONE_WAY, SENT, TRAP, CPU_TIME = "exchange", "one way", "sent", "trap", "relay"
 PINNED, UNPINNED = "one core", "unpinned"
 RELAY = "relay"
+#: sockperf's latency, and its throughput and iperf's: what came, and what was sent.
+PERF, PERF_CAME, PERF_SENT, IPERF = "sockperf", "sockperf came", "sockperf sent", " iperf"
+PERF_SIZES, IPERF_SIZE = (100, 1400), 1400
 SIZES = (100, 1400, 8000)
 
 
@@ -36,6 +39,19 @@ def markdown(results: Results, machine: Sequence[tuple[str, str]], date: str, se
         sent = [median(SENT, what, name) for name in columns]
         both = [f"{figure(a, 0)} of {figure(b, 0)}" for a, b in zip(came, sent, strict=True)]
         ways.append([what, *both, figure(ratio(came[-1], came[0]))])
+    latencies, flows = [], []
+    for what in (cell(size, PINNED) for size in PERF_SIZES):
+        taken = [median(PERF, what, name) for name in columns]
+        latencies.append([what, *(figure(value, 1) for value in taken), figure(ratio(taken[-1], taken[0]))])
+    for tool, case, sent_case, sizes in (
+        ("sockperf", PERF_CAME, PERF_SENT, PERF_SIZES),
+        ("iperf 2", IPERF, PERF_SENT + IPERF, (IPERF_SIZE,)),
+    ):
+        for what in (cell(size, PINNED) for size in sizes):
+            came = [median(case, what, name) for name in columns]
+            sent = [median(sent_case, what, name) for name in columns]
+            both = [f"{figure(a, 0)} of {figure(b, 0)}" for a, b in zip(came, sent, strict=True)]
+            flows.append([f"{tool}, {what}", *both, figure(ratio(came[-1], came[0]))])
     traps = []
     for placement in (PINNED, UNPINNED):
         native, own = (median(TRAP, placement, name) for name in (NATIVE, APPSWITCH))
@@ -76,6 +92,20 @@ as many with the relay between.
 
 A client sends as fast as it can. On loopback what the server does not read in time is lost at its socket; by the relay
 also what that does not read in time, at the device, which holds 500 packets.
+""",
+        f"""
+## sockperf's ping-pong: median latency, µs
+
+{table(head, latencies)}
+
+As sockperf prints it (`pp -t 1`): half of an exchange. One run each.
+
+## sockperf's throughput mode, and iperf 2 -u: datagrams a second that came, of those sent
+
+{table(head, flows)}
+
+Runs of a second, as fast as the tool can send (`sockperf tp`, `iperf -u -b 100g`), once each. What was sent is
+what the client says, what came is what the server says.
 """,
         f"""
 ## What a datagram costs, and what a trap would, µs
