@@ -100,6 +100,7 @@ def test_search_domains_and_a_change_of_the_hosts_resolvers(
     served = [start_actor(host, actor_file.parent, python, n, ip=ip) for n, ip in (("web", VIP), ("a.b", DOTTED))]
     asker = start_actor(host, actor_file.parent, python)
 
+    assert [actor("1") for actor in served] == [1, 1]  # they have their names
     file = asker("open('/etc/resolv.conf').read().splitlines()")
     assert file[1:] == ["search appswitch corp.test", "options ndots:2 timeout:30 attempts:1"], file
     # A name of ours is ours before any domain of the host's is tried, also a dotted one that ndots would search for.
