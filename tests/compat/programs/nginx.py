@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 from ..program import Program
 from ..scene import SIZE, Scene
@@ -91,15 +92,23 @@ def upgrade(scene: Scene) -> None:
     argv = [*command(scene, "web", _generations().replace("N", "1"))[:-1], "user root;"]
     pid_file = scene.work / "web.pid"
     assert scene.server("web", argv).wait() == 0
-    scene.until(pid_file.exists, "the first master")
-    old = int(pid_file.read_text())
+    scene.until(lambda: _pid(pid_file) != 0, "the first master")
+    old = _pid(pid_file)
     load = scene.background(scene.repeated(["curl", "-sSf", "http://web/blob"], 100, 2))
     command(scene, "web", _generations().replace("N", "2"))
     os.kill(old, signal.SIGUSR2)
-    scene.until(lambda: pid_file.exists() and pid_file.read_text().strip() not in ("", str(old)), "the new master")
-    new = int(pid_file.read_text())
+    scene.until(lambda: _pid(pid_file) not in (0, old), "the new master")
+    new = _pid(pid_file)
     scene.until(lambda: scene.client(["curl", "-sSf", "http://web/who"], trace=False) == "2", "the new master's answer")
     scene.stop_pid(old, signal.SIGQUIT)
     assert load.wait() == 0, load.errors()
     scene.moves(["curl", "-sSf", "http://web/blob"])
     scene.stop_pid(new)
+
+
+def _pid(file: Path) -> int:
+    """Of a master; 0 while the file is not there (it is renamed during an upgrade) or not yet written."""
+    try:
+        return int(file.read_text() or 0)
+    except FileNotFoundError:
+        return 0
