@@ -137,6 +137,9 @@ class Program:
         self.process.wait(DEADLINE)
 
     def _signal_group(self, number: int) -> None:
+        # The group may outlive it. But once its number is a process's again, the group had ended and is a stranger's.
+        if self.returncode is not None and Path(f"/proc/{self.pid}").exists():
+            return
         try:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
