@@ -70,7 +70,9 @@ def python_for_everybody() -> str:
 def _runs(person: Person, command: Path, package: Path) -> bool:
     """Whether this person can run the command and read all of its package and what it imports."""
     check = f"import appswitch.cli, {', '.join(dependencies())}; open({str(command)!r})"
-    readable = all(path.stat().st_mode & (0o005 if path.is_dir() else 0o004) for path in (package, *package.rglob("*")))
+    # Not the compiled ones, which come and go while others import the package; Python does without.
+    paths = [path for path in (package, *package.rglob("*")) if "__pycache__" not in path.parts]
+    readable = all(path.stat().st_mode & (0o005 if path.is_dir() else 0o004) for path in paths)
     return readable and _can(person, [str(command.with_name("python")), "-c", check])
 
 
