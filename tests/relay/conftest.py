@@ -1,5 +1,6 @@
 """Real surroundings, a real relay process, and a resolver of the host's to forward to."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -65,11 +66,13 @@ class Upstream:
                     self.udp.sendto(answer, client)
             if self.tcp.fileno() in ready:
                 connection, _ = self.tcp.accept()
-                with connection, connection.makefile("rb") as file:
-                    (length,) = struct.unpack("!H", file.read(2))
-                    answer = self._answer(file.read(length), over_tcp=True)
-                    assert answer is not None
-                    connection.sendall(struct.pack("!H", len(answer)) + answer)
+                # A relay that has waited too long, or ends, takes its question back.
+                with connection, contextlib.suppress(ConnectionError), connection.makefile("rb") as file:
+                    length = int.from_bytes(file.read(2), "big")
+                    question = file.read(length)
+                    answer = self._answer(question, over_tcp=True) if len(question) == length > 0 else None
+                    if answer is not None:
+                        connection.sendall(struct.pack("!H", len(answer)) + answer)
 
     def _answer(self, data: bytes, over_tcp: bool) -> bytes | None:
         query = dnslib.DNSRecord.parse(data)
