@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from .modes import MODES, Mode, Person
 from .needs import need
 from .program import DEADLINE, Program, wait_until
-from .switch import Row, Switch
+from .switch import Row, Switch, watch
 
 T = TypeVar("T")
 
@@ -182,13 +182,12 @@ class Host(Switch):
 
     def kill(self) -> None:
         """SIGKILL to every process of the switch, as if the power had gone; returns when they are gone."""
-        pids = self.processes()
-        watched = [os.pidfd_open(pid) for pid in pids]
+        watched = watch(self.processes())
         for number in (signal.SIGSTOP, signal.SIGKILL):  # or those that are left would start others again
-            for pid in pids:
+            for pid in watched:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-        for pidfd in watched:
+        for pidfd in watched.values():
             _await_end(pidfd)
         self._killed = True
 

@@ -1,18 +1,21 @@
 """A switch of a test's own, and the programs under it."""
 
+import contextlib
 import json
 import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .modes import Mode, Person
-from .program import DEADLINE, GRACE, Program, wait_until
+from .program import DEADLINE, Program, wait_until
 
 Row = dict[str, Any]
 
@@ -93,8 +96,9 @@ class Switch:
         return wait_until(look, lambda: f"{count} rows of {who} port {port or 'any'}:\n{self._describe()}")
 
     def _is_up(self) -> bool:
-        """False while the first program is still about to start it."""
-        return (self.run_dir / "control.sock").exists()
+        """False while the first program is still about to start it; its socket has a name before it listens."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(self.run_dir / "control.sock")) == 0
 
     def processes(self) -> list[int]:
         """Pids of the switch's own processes, by its `status`."""
@@ -227,7 +231,7 @@ class Switch:
             return [f"status says that no switch is up, yet there is {self.run_dir}:\n{status.stderr}"]
         pids = [process["pid"] for process in json.loads(status.stdout)["processes"]]
         problems = [] if pids else ["status lists no process of the switch"]
-        watched = _watch(pids)
+        watched = watch(pids)
         try:
             down = self.control("down", "--force")
         except AssertionError as error:
@@ -241,7 +245,7 @@ class Switch:
 
     def _remove_leftovers(self) -> list[str]:
         """Kill whatever still runs with this switch's run directory in its environment, and name it."""
-        unended = _unended(_watch(pids_with_environment(f"APPSWITCH_RUN_DIR={self.run_dir}")), GRACE)
+        unended = _unended(watch(pids_with_environment(f"APPSWITCH_RUN_DIR={self.run_dir}")))
         told = [f"process {pid} was still running at the end of the test: {_what_it_is(pid)}" for pid in unended]
         for pid in unended:
             try:
@@ -251,14 +255,18 @@ class Switch:
         return told
 
     def _logs(self) -> dict[str, str]:
-        found = [path for path in self.run_dir.rglob("*.log") if path.is_file()] if self.run_dir.exists() else []
-        return {str(path): path.read_text(errors="replace") for path in found}
+        """Texts by path; none when it is not up, or goes down just now."""
+        found = {}
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.run_dir.glob("*.log"):
+                found[str(path)] = path.read_text(errors="replace")
+        return found
 
     def _describe(self) -> str:
         return "\n".join(str(program) for program in self.programs)
 
 
-def _watch(pids: Sequence[int]) -> dict[int, int]:
+def watch(pids: Sequence[int]) -> dict[int, int]:
     """A pidfd for each process that is there, by pid."""
     watched = {}
     for pid in pids:
@@ -269,14 +277,14 @@ def _watch(pids: Sequence[int]) -> dict[int, int]:
     return watched
 
 
-def _unended(watched: dict[int, int], timeout: float = DEADLINE) -> list[int]:
-    """Those of the watched processes that have not ended within the time; closes the pidfds."""
-    left = []
+def _unended(watched: dict[int, int]) -> list[int]:
+    """Those of the watched processes that have not ended within DEADLINE; closes the pidfds."""
+    left, deadline = [], time.monotonic() + DEADLINE
     for pid, pidfd in watched.items():
         # A pidfd becomes readable when its process ends (pidfd_open(2)).
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        if not poll.poll(1000 * timeout):
+        if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
             left.append(pid)
         os.close(pidfd)
     return left
