@@ -54,10 +54,10 @@ class HostServer:
 
 
 def addresses() -> dict[str, str]:
-    """This machine's own addresses that are not loopback, one of a family."""
+    """This machine's own addresses, one of a family; what `lo` has may be another run's, and go."""
     found: dict[str, str] = {}
     for link in json.loads(subprocess.run([need("ip"), "-j", "addr"], capture_output=True, check=True).stdout):
-        for info in link["addr_info"]:
+        for info in link["addr_info"] if link["ifname"] != "lo" else ():
             if info["scope"] == "global" and not info.get("tentative"):
                 found.setdefault("v4" if info["family"] == "inet" else "v6", info["local"])
     return found
@@ -66,14 +66,14 @@ def addresses() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def host_addresses() -> Iterator[dict[str, str]]:
     """An address of each family; where the machine has none, root gives it one for the while."""
-    made = []
-    if os.geteuid() == 0:
-        for family in {"v4": "198.51.100.1/32", "v6": "fd00:a5::1/128"}.items():
-            if family[0] not in addresses():
-                subprocess.run([need("ip"), "addr", "add", family[1], "dev", "lo", "scope", "global"], check=True)
-                made.append(family[1])
-    yield addresses()
-    for address in made:
+    found, own = addresses(), os.getpid()
+    made = {"v4": f"198.51.100.{own % 254 + 1}", "v6": f"fd00:a5::{own % 0xFFFF + 1:x}"}
+    made = {family: address for family, address in made.items() if family not in found and os.geteuid() == 0}
+    for address in made.values():
+        # "replace": a run that was killed may have left it behind.
+        subprocess.run([need("ip"), "addr", "replace", address, "dev", "lo", "scope", "global"], check=True)
+    yield found | made
+    for address in made.values():
         subprocess.run([need("ip"), "addr", "del", address, "dev", "lo"], check=True)
 
 
