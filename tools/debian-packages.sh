@@ -53,6 +53,22 @@ present() {
 
 has_service() { [[ -e /lib/systemd/system/$1.service || -e /etc/init.d/$1 ]]; }
 
+# Renews apt's lists; an update may fail where the lists that are here suffice.  Another apt-get that does so just now is
+# waited for, at most five minutes, for unlike dpkg's lock that of the lists makes apt-get fail at once.
+renew() {
+  local try
+  for try in {1..30}; do
+    apt-get "${options[@]}" update >"$log" 2>&1 || true
+    if grep -q 'Could not get lock' "$log"; then
+      sleep 10
+    elif [[ $try -lt 3 ]] && grep -q 'Failed to fetch' "$log"; then
+      sleep 5
+    else
+      break
+    fi
+  done
+}
+
 # Runs as root, perhaps through sudo, which is why it is a mode of this script.
 install_quietly() {
   local policy=/usr/sbin/policy-rc.d service new_services=()
@@ -69,15 +85,21 @@ install_quietly() {
     chmod 755 $policy
   fi
   export DEBIAN_FRONTEND=noninteractive
-  local options=(-qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
-  # An update may fail where the lists that are here suffice.
-  apt-get "${options[@]}" update >"$log" 2>&1 || true
-  local package known=()
+  options=(-qq -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0)
+  renew
+  local package known=() try
   for package in "$@"; do
     if apt-cache show "$package" >/dev/null 2>&1; then known+=("$package"); else echo "Not in this release: $package"; fi
   done
   [[ ${#known[@]} -gt 0 ]] || return 0
-  apt-get "${options[@]}" install --yes --no-install-recommends "${known[@]}" >>"$log" 2>&1 || { cat "$log"; return 1; }
+  # Again, should the network fail for a while, the mirror change just now, or an installation have been killed.
+  for try in {1..3}; do
+    apt-get "${options[@]}" install --yes --no-install-recommends "${known[@]}" >>"$log" 2>&1 && break
+    [[ $try -lt 3 ]] || { cat "$log"; return 1; }
+    sleep 10
+    renew
+    dpkg --configure -a </dev/null >>"$log" 2>&1 || true
+  done
   for service in ${new_services[@]+"${new_services[@]}"}; do
     has_service "$service" || continue
     if command -v systemctl >/dev/null; then

@@ -64,4 +64,4 @@ if ! "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11)
   "$python" -m venv "$venv"
 fi
 say "Installing AppSwitch and its development tools into $venv"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 60 --editable '.[dev]'
