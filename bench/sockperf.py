@@ -70,7 +70,7 @@ def _sockperf(lab: Lab, placement: str, name: str, place: Place) -> None:
         where = cell(size, placement)
         lab.results.put(PERF, where, name, taken)
         lab.results.put(PERF_SENT, where, name, rates)
-        lab.results.put(PERF_CAME, where, name, [rate * min(1.0, came / sent) for rate in rates])
+        lab.results.put(PERF_CAME, where, name, arrived(rates, came, sent))
 
 
 def _iperf(lab: Lab, placement: str, name: str, place: Place) -> None:
@@ -83,8 +83,9 @@ def _iperf(lab: Lab, placement: str, name: str, place: Place) -> None:
 
 
 def number(text: str, after: str) -> float:
-    """The first number after these words in what a tool printed. Unavailable when there is none."""
-    found = re.search(re.escape(after) + r"\D*?([\d.]+)", text.replace("percentile 50.000 ", "percentile 50 "))
+    """The first number after these words, on their line, in what a tool printed. Unavailable when there is none."""
+    # Of a share as in "percentile 50.000" the words have but the beginning.
+    found = re.search(re.escape(after) + r"(?:\.0+)?+(?![\d.])[^\d\n]*(\d+(?:\.\d+)?)", text)
     if found is None:
         raise Unavailable(f"there is no {after!r} in what sockperf printed")
     return float(found[1])
@@ -96,10 +97,17 @@ def received(text: str) -> float | None:
     return float(found[1]) if found else None
 
 
+def arrived(rates: list[float], came: float, sent: float) -> list[float]:
+    """Of each rate of sending the part that came, by what came and was sent in all. Unavailable when nothing was."""
+    if not sent:
+        raise Unavailable("sockperf sent nothing")
+    return [rate * min(1.0, came / sent) for rate in rates]  # the server counts those of the warm-up, too
+
+
 def counted(text: str) -> tuple[float, float]:
     """Datagrams a second that came, and that were sent, by iperf's "Server Report" (of the server's own time)."""
     report = text.partition("Server Report")[2]
-    found = re.search(r"-\s*([\d.]+) sec .*?(\d+)/\s*(\d+) \(", report, re.DOTALL)
+    found = re.search(r"-\s*(\d+\.\d+) sec .*\s(\d+)/\s*(\d+) \(", report)
     if found is None or not float(found[1]):
         raise Unavailable("iperf's server did not report")
     seconds, lost, total = float(found[1]), int(found[2]), int(found[3])
