@@ -10,7 +10,21 @@ import threading
 import time
 from collections.abc import Callable
 
-from scene import HOST, LIMIT, Child, await_call, listening, main, poll, raw, scene, thread, timeval, told
+from scene import (
+    HOST,
+    LIMIT,
+    Child,
+    await_call,
+    await_turn,
+    listening,
+    main,
+    poll,
+    raw,
+    scene,
+    thread,
+    timeval,
+    told,
+)
 
 RESTART, NO_RESTART = False, True
 
@@ -177,6 +191,7 @@ def await_call_of_another_thread() -> None:
             if int(tid) != os.getpid():
                 with open(f"/proc/self/task/{tid}/syscall") as file:
                     if file.read().split()[0] in ("43", "288", "202", "242"):
+                        await_turn()
                         return
         select.select([], [], [], 0.002)
 
