@@ -6,9 +6,24 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Iterator
 
-from scene import HOST, LIMIT, Child, await_data, listening, main, named, receive_fds, scene, send_fds, thread, told
+from scene import (
+    HOST,
+    LIMIT,
+    Child,
+    await_data,
+    blocked,
+    listening,
+    main,
+    named,
+    receive_fds,
+    scene,
+    send_fds,
+    thread,
+    told,
+)
 
 IN, OUT, RDHUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
 ET, ONESHOT, EXCLUSIVE = select.EPOLLET, select.EPOLLONESHOT, select.EPOLLEXCLUSIVE
@@ -352,10 +367,17 @@ def socket_passed_on() -> object:
 def waited_for_by_a_thread() -> object:
     """Blocked in epoll_wait() already when connect() is called."""
     epoll, client, server = select.epoll(), socket.socket(), listening()
-    add(epoll, client.fileno(), IN)
-    wait(epoll)
-    with thread(lambda: wait(epoll, LIMIT)) as answer:
-        select.select([], [], [], 0.03)
+    add(epoll, client.fileno(), IN | ET)
+    wait(epoll)  # tells of a hang-up, as unconnected sockets have it, and no more of that
+    waiting: list[int] = []
+
+    def begin() -> object:
+        waiting.append(threading.get_native_id())
+        return wait(epoll, LIMIT)
+
+    with thread(begin) as answer:
+        while not (waiting and blocked(waiting[0])):
+            select.select([], [], [], 0.002)
         connected = connect(client, server)
         connected.sendall(b"x")
     return answer
