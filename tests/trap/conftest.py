@@ -70,12 +70,20 @@ def play_natively(
 
 @pytest.fixture(scope="session")
 def native(play_natively: Callable[..., tuple[Seen, dict[str, object]]]) -> Callable[..., Seen]:
-    """What scenes see natively; each file is played once in a session."""
+    """What scenes see natively; each file is played once in a session.
+
+    Those that fail are played again: here only the kernel plays, and on a busy machine a scene's port may be taken by
+    another scene as soon as it is free.
+    """
     seen: dict[str, Seen] = {}
 
     def run(file: str, *names: str) -> Seen:
         if file not in seen:
             seen[file], broken = play_natively(file)
+            for _ in range(_REPLAYS):
+                if broken:
+                    again, broken = play_natively(file, *broken)
+                    seen[file] |= again
             assert not broken, f"natively: {broken}"
         return {name: value for name, value in seen[file].items() if name in names or not names}
 

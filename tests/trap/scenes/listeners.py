@@ -160,6 +160,7 @@ def accepted_flags() -> object:
     found = []
     for mode in (None, 0, NONBLOCK, CLOEXEC, NONBLOCK | CLOEXEC):
         with connect(server):
+            await_data(server)
             fd = (
                 raw("accept", server.fileno(), None, None)
                 if mode is None
