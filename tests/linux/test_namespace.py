@@ -544,6 +544,7 @@ def test_acceptors_take_connections_for_the_switch(user: bool, child: Inside, fo
             with pytest.raises(BlockingIOError):
                 acceptor.accept()
             assert child.call(_connect, address, surroundings.ACCEPTOR_PORT) == 0
+            assert select.select([acceptor], [], [], WAIT)[0]  # the last of its three packets may be on its way
             connection, peer = acceptor.accept()
             assert peer[0] == address.replace("127.0.0.2", "127.0.0.1")  # the source that the kernel chooses
             connection.close()
