@@ -92,9 +92,17 @@ def test_ctrl_c_ends_any_command_that_waits_without_a_word(switch: Switch) -> No
         started = [
             switch.start([command, *line.split()], line.split()[0], switch.mode.switch_owner) for line in commands
         ]
-        for program in started:
-            wait_until(lambda pid=program.pid: waits_for_an_answer(pid), lambda one=program: f"its waiting: {one}")
-            program.send_signal(signal.SIGINT)
+        waiting = list(started)
+
+        def interrupted() -> bool:
+            """Each as soon as it waits, in whatever order: it does not do so for ever."""
+            for program in list(waiting):
+                if waits_for_an_answer(program.pid):
+                    program.send_signal(signal.SIGINT)
+                    waiting.remove(program)
+            return not waiting
+
+        wait_until(interrupted, lambda: f"the waiting of {', '.join(map(str, waiting))}")
         for program in started:
             assert program.wait() == -signal.SIGINT, "which a shell shows as 130"
             assert (program.output(), program.errors()) == ("", "")
