@@ -21,15 +21,6 @@ pytestmark = [
     pytest.mark.parametrize("mode", modes.possible()[:1], ids=str),
 ]
 
-MORE = """
-def hear(sock, data, tries=60):
-    "Exchanges until the answer is that to this very question."
-    for _ in range(tries):
-        if talk(sock, data) == data.decode():
-            return True
-"""
-
-
 class Scene:
     """A switch and actors under it."""
 
@@ -39,7 +30,7 @@ class Scene:
 
     def actor(self, name: str | None = None, **keywords: Any) -> Actor:
         self.started.append(start_actor(self.switch, self._public, self._python, name, **keywords))
-        self.started[-1](HELP + MORE)
+        self.started[-1](HELP)
         return self.started[-1]
 
     def count(self, what: str) -> int:
@@ -49,9 +40,14 @@ class Scene:
         return roles(self.switch)["relay"]
 
     def turns(self) -> int:
-        """How often the relay's thread has gone to sleep."""
-        lines = Path(f"/proc/{self.relay()}/task/{self.relay()}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+        """How often the relay's thread has gone to sleep, once it sleeps."""
+        status = Path(f"/proc/{self.relay()}/task/{self.relay()}/status")
+
+        def look() -> dict[str, str]:
+            found = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+            return found if found["State"].startswith("S") else {}
+
+        return int(wait_until(look, lambda: "the relay to sleep")["voluntary_ctxt_switches"])
 
     def establish(self, client: Actor, socks: str = "c") -> None:
         """Have these sockets' conversations go on until the relay sees nothing of them any more."""
@@ -99,9 +95,9 @@ def test_the_relay_sees_nothing_of_what_is_established(
     client(f"c = udp(host='{ips[0]}'); c.connect(('{ips[0]}', 4000))")
     scene.establish(client)
     before, turns = scene.count("datagrams"), scene.turns()
-    assert client("[talk(c, b'%d' % i) == '%d' % i for i in range(1000)].count(True)") == 1000
+    assert client("[hear(c, b'%d' % i) for i in range(1000)].count(True)") == 1000
     for size in (0, 1, 1400, 15900):
-        assert client(f"c.send(bytes({size})) == {size} and len(c.recv(70000))") == size
+        assert client(f"hear(c, bytes({size}))")
     assert scene.count("datagrams") == before
     assert scene.turns() == turns, "it sleeps"
     assert scene.count("offloaded") == 1
@@ -127,7 +123,7 @@ def test_without_it_the_relay_sees_everything(new_scene: Callable[..., Scene]) -
     server("echo(udp(4000))")
     client("c = udp(); c.connect(('server', 4000)); hear(c, b'begin')")
     before, turns = scene.count("datagrams"), scene.turns()
-    assert client("[talk(c, b'%d' % i) == '%d' % i for i in range(1000)].count(True)") == 1000
+    assert client("[hear(c, b'%d' % i) for i in range(1000)].count(True)") == 1000
     assert scene.count("datagrams") >= before + 2000
     assert scene.turns() > turns
     assert scene.count("offloaded") == 0
@@ -177,8 +173,12 @@ def test_datagrams_stay_in_order_when_the_kernel_takes_over(scene: Scene) -> Non
     server("s = udp(4000); s.setsockopt(SOL_SOCKET, 33, 1 << 23)")  # SO_RCVBUFFORCE
     client("c = udp(); c.connect(('server', 4000)); n = 0")
 
+    seen_before = scene.count("datagrams")
+
     def taken_over() -> bool:
-        client("for n in range(n + 1, n + 51): c.send(struct.pack('=I', n))")
+        # Never more on its way than a device holds for a relay that is late (500): what it drops is in no order.
+        if client("n") - (scene.count("datagrams") - seen_before) <= 350:
+            client("for n in range(n + 1, n + 51): c.send(struct.pack('=I', n))")
         return scene.count("offloaded") == 1
 
     wait_until(taken_over, lambda: "a conversation that the kernel carries on")
@@ -191,18 +191,18 @@ def test_datagrams_stay_in_order_when_the_kernel_takes_over(scene: Scene) -> Non
 def test_each_conversation_keeps_its_instance_until_that_goes(scene: Scene) -> None:
     servers = {str(number): scene.actor("many") for number in range(3)}
     for number, server in servers.items():
-        server(f"s = udp(4000); echo(s, lambda data: b'{number}')")
+        server(f"s = udp(4000); numbered(s, {number})")
     client = scene.actor("client")
     client("cs = [udp() for _ in range(6)]; [c.connect(('many', 4000)) for c in cs]")
-    heard = client("[talk(c, b'?') for c in cs]")
+    heard = client("[whose(c) for c in cs]")
     assert Counter(heard) == {"0": 2, "1": 2, "2": 2}
     scene.establish(client, "cs")
-    assert client("[talk(c, b'?') for c in cs]") == heard
+    assert client("[whose(c) for c in cs]") == heard
     # A program that ends, and one that goes on but closes its socket.
     servers[heard[0]].close()
     # Until the switch has noticed, its namespace says that nobody has the port.
     wait_until(lambda: len(scene.switch.services("many")) == 2, lambda: "two instances")
-    again = client("[outcome_of(lambda: talk(c, b'?')) for c in cs]")
+    again = client("[outcome_of(lambda: whose(c)) for c in cs]")
     assert heard[0] not in again
     assert "ECONNREFUSED" not in again
     assert all(old == new for old, new in zip(heard, again, strict=True) if old != heard[0])
@@ -212,7 +212,7 @@ def test_each_conversation_keeps_its_instance_until_that_goes(scene: Scene) -> N
     servers[closing]("udp().sendto(b'wake the thread', (gethostbyname('many'), 4000))")
 
     def all_left() -> bool:
-        return set(client("[outcome_of(lambda: talk(c, b'?')) for c in cs]")) == {left}
+        return set(client("[outcome_of(lambda: whose(c)) for c in cs]")) == {left}
 
     wait_until(all_left, lambda: "all conversations at the last instance")
     assert scene.count("datagrams_offloaded") > 0
@@ -269,13 +269,14 @@ def test_a_lie_about_the_source_is_noticed(scene: Scene) -> None:
         liar(f"l.setsockopt(SOL_SOCKET, SO_BINDTODEVICE, b'{device}')")
         liar("[l.sendto(b'lie', ('10.31.5.1', 4000)) for _ in range(20)]")
         liar("l.close()")
-    # What was sent before this has been there by now, and the client has not been answered for it.
-    assert client("hear(c, b'truth')")
-    assert client("c.setblocking(False) or outcome_of(lambda: c.recv(10))") == "EAGAIN"
     wait_until(lambda: scene.count("spoofed") >= spoofed + 20, lambda: "twenty lies noticed")
+    # What was sent before this has been there by now, and the client has not been answered for it.
+    client("came = ['']\nwhile came[-1] != 'truth': came.append(talk(c, b'truth'))\nc.setblocking(False)")
+    client("try:\n    while True: came.append(c.recv(10).decode())\nexcept BlockingIOError: pass")
+    assert "believed" not in client("came")
     assert scene.count("datagrams_offloaded") == came
     # The negative control: its own address is believed.
-    assert liar("talk(c, b'lie')") == "believed"
+    assert liar("any(talk(c, b'lie') == 'believed' for _ in range(60))")
 
 
 def test_the_relay_comes_again_and_takes_them_over(scene: Scene) -> None:
@@ -310,4 +311,5 @@ def test_devices_end_with_their_program(scene: Scene) -> None:
         client("c = udp(); c.connect(('server', 4000))")
         scene.establish(client)
         client.close()
-    wait_until(lambda: held() == before, lambda: f"{before} descriptors, not {held()}")
+    # It may have been about to close one when they were counted; each of three clients would leave at least one.
+    wait_until(lambda: held() <= before, lambda: f"{before} descriptors, not {held()}")
