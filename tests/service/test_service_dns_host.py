@@ -120,7 +120,8 @@ def test_search_domains_and_a_change_of_the_hosts_resolvers(
     wait_until(lambda: addresses(asker, "intra") == ["192.0.2.20"], lambda: "the other domain and its resolver")
     resolvers[STUB].asked.clear()
     assert addresses(asker, "web.corp.test") == [True]  # nor is anything left of what the first resolver said
-    assert not resolvers[STUB].asked
+    # (What it was asked before may have been asked twice, and come late.)
+    assert not [name for name in resolvers[STUB].asked if name.startswith("web.")]
     assert addresses(asker, "web") == [VIP]
 
     host.say("nameserver 127.9.9.9")  # nobody is there
