@@ -90,13 +90,14 @@ def test_up_twice_is_one_switch_and_down_leaves_nothing(new_switch: NewSwitch) -
     assert "is up in" in first
     before = roles(switch)
     assert set(before) == {"supervisor", "keeper", "relay", *(role for role in before if role.startswith("worker-"))}
-    comm = {role: Path(f"/proc/{pid}/comm").read_text().strip() for role, pid in before.items()}
-    assert [comm[role] for role in ("supervisor", "keeper", "relay", "worker-0")] == [
-        "appswitch-sup",
-        "appswitch-keep",
-        "appswitch-relay",
-        "appswitch-wrk0",
-    ]
+    names = ["appswitch-sup", "appswitch-keep", "appswitch-relay", "appswitch-wrk0"]
+
+    def comm() -> list[str]:
+        pids = [before[role] for role in ("supervisor", "keeper", "relay", "worker-0")]
+        return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
+
+    # Each names itself when it begins, which it may be about to.
+    wait_until(lambda: comm() == names, lambda: f"{names}, not {comm()}")
     check_modes(switch)
     assert (switch.run_dir / "switch.lock").read_text() == f"{before['supervisor']}\n"
     again = switch.control("up", status=0).stdout
