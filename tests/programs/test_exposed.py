@@ -1,8 +1,8 @@
 """Real servers at a port of the host: curl that is not under AppSwitch gets what they serve, and is seen."""
 
+import contextlib
 import hashlib
 import os
-import random
 import re
 import signal
 import socket
@@ -15,6 +15,7 @@ import pytest
 from programs.test_http import Argv, nginx
 from support import modes
 from support.needs import need
+from support.ports import quiet_ports
 from support.program import DEADLINE
 from support.switch import Switch
 
@@ -22,13 +23,11 @@ from support.switch import Switch
 @pytest.fixture
 def port() -> int:
     """A port of the host that is free in both families, and that the kernel gives nobody by itself."""
-    while True:
-        found = random.randrange(20000, 30000)
-        try:
-            with socket.create_server(("::", found), family=socket.AF_INET6, dualstack_ipv6=True):
-                return found
-        except OSError:
-            continue
+    for found in quiet_ports():
+        with contextlib.suppress(OSError):
+            socket.create_server(("::", found), family=socket.AF_INET6, dualstack_ipv6=True).close()
+            return found
+    raise AssertionError("no port is free")
 
 
 def fetch(url: str) -> bytes:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 
 from appswitch.switch import wire
 from service.acting import SOURCES
+from support.ports import quiet_ports
 from support.program import DEADLINE, Program, wait_until
 from support.switch import Switch
 
@@ -38,9 +38,11 @@ def roles(switch: Switch) -> dict[str, int]:
 
 def cluster_of_one() -> list[str]:
     """Options of `up`, for there to be a router. Its port is none that the kernel gives away while it is dead."""
-    for port in random.sample(range(20000, 32000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+    for port in quiet_ports():
+        tcp, udp = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with tcp, udp, contextlib.suppress(OSError):
+            for probe in (tcp, udp):
+                probe.bind(("127.0.0.1", port))
             return ["--node-interface", "127.0.0.1", "--gossip-port", str(port), "--timings", "local"]
     raise AssertionError("no port is free")
 

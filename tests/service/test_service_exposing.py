@@ -2,7 +2,6 @@
 
 import errno
 import os
-import random
 import select
 import signal
 import socket
@@ -17,6 +16,7 @@ from service.acting import Actor, start_actor
 from service.test_service_recovery import kill, status
 from support import modes
 from support.needs import need
+from support.ports import quiet_ports
 from support.program import DEADLINE, wait_until
 from support.switch import Switch
 
@@ -29,10 +29,7 @@ one_mode = pytest.mark.parametrize("mode", modes.possible()[-1:], ids=str)
 @pytest.fixture
 def port() -> int:
     """A port of the host that is free, and that the kernel gives nobody by itself."""
-    while True:
-        found = random.randrange(20000, 30000)
-        if bind("0.0.0.0", found) is None and bind("::", found) is None:
-            return found
+    return next(found for found in quiet_ports() if bind("0.0.0.0", found) is None and bind("::", found) is None)
 
 
 def bind(address: str, port: int) -> str | None:

@@ -1,7 +1,20 @@
 """Ports of this host that tests serve."""
 
 import errno
+import os
+import random
 import socket
+from collections.abc import Iterator
+
+
+def quiet_ports() -> Iterator[int]:
+    """Ports that the kernel gives nobody by itself, in any order.
+
+    Processes that run tests at a time have other ones each, so that what one has found free no other takes meanwhile.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", f"gw{os.getpid()}").removeprefix("gw")
+    begin = 20000 + int(worker) % 10 * 1200
+    return iter(random.sample(range(begin, begin + 1200), 1200))
 
 
 def udp_and_tcp(host: str) -> tuple[socket.socket, socket.socket]:
