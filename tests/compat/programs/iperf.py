@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 from ..program import Program
 from ..scene import Scene
@@ -53,16 +54,32 @@ def two_udp(scene: Scene) -> None:
         scene.until(lambda: not scene.place.clients.services("perf", 5001), "the server's row is gone")
 
 
+def _three(scene: Scene, *words: str) -> Any:
+    """What a client of iperf 3 tells.
+
+    Again where its test has not begun: the server serves one client at a time, and does not listen between two.
+    """
+    found: dict[str, Any] = {}
+
+    def look() -> bool:
+        told = scene.client(["iperf3", "-c", "perf", "-J", *words], status=None, trace=not found)
+        found.update({"error": None} | json.loads(told))
+        return "test_start" in found["start"]
+
+    scene.until(look, f"a test of {words} to begin")
+    assert not found["error"], f"{words}: {found['error']}"
+    return found
+
+
 @IPERF3.case("TCP, parallel, reverse, both ways at once")
 def three(scene: Scene) -> None:
     server = scene.server("perf", ["iperf3", "-s"], 5201)
     for words in ([], ["-P", "10"], ["-R"], ["-R", "-P", "10"], ["--bidir"], ["--zerocopy"]):
-        told = json.loads(scene.client(["iperf3", "-c", "perf", "-n", SIZE, "-J", *words], seconds=30))
-        assert "error" not in told, f"{words}: {told.get('error')}"
+        told = _three(scene, "-n", SIZE, *words)
         # both ways at once it ends when both together have sent as much
         sent = sum(told["end"].get(key, {"bytes": 0})["bytes"] for key in ("sum_sent", "sum_sent_bidir_reverse"))
         assert sent >= 4 << 20, words
-    # It serves one client at a time and does not listen between two.
+    # Not ready at once for the next, as above.
     again = "[ $((n=n+1)) -lt 500 ] || { cat last >&2; exit 1; }; sleep 0.01"
     once = f"until iperf3 -c perf -n 64K >last 2>&1; do {again}; done"
     loop = f"for i in $(seq {scene.effort.one_after_the_other}); do {once}; done"
@@ -74,8 +91,7 @@ def three(scene: Scene) -> None:
 def three_udp(scene: Scene) -> None:
     server = scene.server("perf", ["iperf3", "-s"], 5201)
     for words in (["-b", "8M"], ["-b", "2M", "-P", "4"], ["-b", "8M", "-R"], ["-b", "4M", "--bidir"]):
-        told = json.loads(scene.client(["iperf3", "-c", "perf", "-u", "-n", "1M", "-J", *words], seconds=30))
-        assert "error" not in told, f"{words}: {told.get('error')}"
+        told = _three(scene, "-u", "-n", "1M", *words)
         count = told["end"]["sum"]
         assert count["lost_packets"] == 0 < count["packets"], f"{words}: {count}"
     scene.stop(server)
