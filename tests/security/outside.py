@@ -101,7 +101,8 @@ def listening_on_host(pids: Sequence[int]) -> list[str]:
 
 def user_of_socket(inode: int) -> int:
     """The user to whom a TCP socket of the host belongs."""
-    [uid] = [int(fields[7]) for fields in _tcp_sockets() if int(fields[9]) == inode]
+    # The kernel may show one twice when others come while it is read.
+    [uid] = {int(fields[7]) for fields in _tcp_sockets() if int(fields[9]) == inode}
     return uid
 
 
