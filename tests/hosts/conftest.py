@@ -15,6 +15,33 @@ from support.modes import Person
 __all__ = ["actor_file"]
 
 
+AGAIN = """
+def comes_back(sock, data, wanted=None):
+    "Whether a connected socket hears this, or what it sent; said again each second, so that answers may be double."
+    sock.settimeout(1)
+    for _ in range(60):
+        try:
+            sock.send(data)
+            while sock.recv(65535) != (data if wanted is None else wanted):
+                pass
+            return True
+        except TimeoutError:
+            pass
+    return False
+
+def answer_of(sock, data, to):
+    "(what comes back, from whom) when an unconnected socket has said it there; again when that takes a second."
+    sock.settimeout(1)
+    for _ in range(60):
+        try:
+            sock.sendto(data, to)
+            return sock.recvfrom(100)
+        except TimeoutError:
+            pass
+    raise TimeoutError("no answer")
+"""
+
+
 @pytest.fixture
 def hosts(appswitch_command: Callable[[Person], Path]) -> Iterator[Callable[..., Hosts]]:
     """Makes hosts on a network of their own, with no switch up: `hosts(3)`; keywords go to Hosts."""
@@ -80,6 +107,7 @@ def udp_on(actor_on: Callable[..., Actor]) -> Callable[..., Actor]:
     def start(host: Host, name: str | None = None, **keywords: object) -> Actor:
         started = actor_on(host, name, **keywords)
         started(HELP)
+        started(AGAIN)
         return started
 
     return start

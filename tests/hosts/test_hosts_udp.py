@@ -50,9 +50,9 @@ def test_both_see_virtual_addresses(pair: Hosts, udp_on: Start, server_ip: str, 
     client = udp_on(here, **({} if client_ip is None else {"ip": client_ip}))
     client(f"c = udp(host='{server_ip}'); c.connect(('{server_ip}', 4000))")
     for size in (0, 1, 1400, 9000, 65000):
-        assert client(f"talk(c, bytes({size}))") == str(size)
+        assert client(f"comes_back(c, bytes({size}), b'{size}')"), size
     asker = udp_on(here, ip=client_ip) if client_ip is not None else client
-    asker(f"u = udp(host='{server_ip}'); u.sendto(b'who', ('{server_ip}', 4000)); d, peer = u.recvfrom(100)")
+    asker(f"u = udp(host='{server_ip}'); d, peer = answer_of(u, b'who', ('{server_ip}', 4000))")
     assert asker("[d.decode(), *peer[:2]]") == ["3", server_ip, 4000]
 
 
@@ -78,11 +78,10 @@ def test_the_longest_arrive(
     server(f"s = udp(4000, '{'::' if ':' in server_ip else '0.0.0.0'}'); echo(s)")
     here.wait_service(server_ip, 4000)
     client = udp_on(here, ip=client_ip, tags=tags)
-    client("import hashlib; digest = lambda text: hashlib.sha256(text.encode()).digest()")
     client(f"c = udp(host='{server_ip}'); c.connect(('{server_ip}', 4000))")
     for size in sizes:
         client(f"data = os.urandom({size}).hex()[:{size}]")
-        assert client("digest(talk(c, data.encode(), 20)) == digest(data)"), size
+        assert client("comes_back(c, data.encode())"), size
 
 
 def test_the_longest_arrive_by_veth_pairs(hosts: Callable[..., Hosts], udp_on: Start) -> None:
@@ -136,7 +135,8 @@ def test_a_host_s_own_instances_come_first_and_others_stand_in(pair: Hosts, udp_
     client("c = udp(); c.connect(('far-many', 4000))")
     assert client("[talk(c, b'?') for _ in range(3)]") == ["near"] * 3
     near.close()
-    assert client("outcome_of(lambda: talk(c, b'?'))") == "far"
+    # Answers of the near one may still be under way.
+    wait_until(lambda: client("outcome_of(lambda: talk(c, b'?'))") == "far", lambda: "the other's answer")
 
 
 def test_twins_on_two_hosts_may_use_one_port(pair: Hosts, udp_on: Start) -> None:

@@ -48,7 +48,7 @@ def test_a_port_that_the_kernel_chose_is_reached_without_a_row(pair: Hosts, udp_
         assert client(f"ask('{ip}', {port})") == "ECONNREFUSED"
         table.set_relay(host, place)
         assert client(f"ask('{ip}', {port})") == "?"
-    assert client(f"c = udp(host='{ip}'); c.sendto(b'who', ('{ip}', {port})); d, peer = c.recvfrom(9)") is None
+    assert client(f"c = udp(host='{ip}'); d, peer = answer_of(c, b'who', ('{ip}', {port}))") is None
     assert client("[d.decode(), *peer[:2]]") == ["who", ip, port]
     assert client(f"ask('{ip}', 9)") == "ECONNREFUSED"
 
@@ -59,11 +59,17 @@ def test_what_is_sent_before_the_answer_arrives_whole_and_in_order(pair: Hosts, 
     known(here, "ask-many")
     client = udp_on(here, "ask-many-client")
     vip = client("gethostbyname('ask-many')")
-    for _ in range(10):
-        server("s = udp(0)")
+    whole = 0
+    while whole < 10:
+        lost = here.counters()["udp_unanswered"]
+        server("s = udp(0); s.settimeout(20)")
         port = server("s.getsockname()[1]")
         client(f"c = udp(); [c.sendto(b'%d' % n, ('{vip}', {port})) for n in range(30)]")
-        assert server("[int(s.recv(10)) for _ in range(30)]") == list(range(30))
+        heard = server("outcome_of(lambda: [int(s.recv(10)) for _ in range(30)])")
+        if heard == list(range(30)):
+            whole += 1
+        else:  # what is asked for is given up after a second, which may be too early on a busy machine
+            assert here.counters()["udp_unanswered"] > lost, heard
 
 
 def test_a_port_is_reached_before_its_row_has_come(pair: Hosts, udp_on: Start) -> None:
@@ -169,7 +175,7 @@ def test_a_host_that_does_not_answer_is_no_refusal(pair: Hosts, udp_on: Start) -
     there.namespace.drop(f"udp dport {place.address[1]}")
     try:
         client("c.send(b'lost')")
-        wait_until(lambda: here.counters()["udp_unanswered"] == before + 1, lambda: "the end of the question")
+        wait_until(lambda: here.counters()["udp_unanswered"] > before, lambda: "the end of the question")
     finally:
         there.namespace.pass_all()
     assert client("talk(c, b'?')") == "?"
