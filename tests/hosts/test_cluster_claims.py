@@ -10,7 +10,7 @@ from dataclasses import replace
 from appswitch.model.address import pack, unpack
 from appswitch.model.identity import derived_vip
 from appswitch.table.store import Table
-from hosts.test_cluster_joining import NODE, await_members, cluster, members
+from hosts.test_cluster_joining import await_members, cluster, members
 from service.acting import Actor
 from support.hosts import Host, Hosts
 from support.modes import MODES, MYSELF, ORDINARY
@@ -84,10 +84,10 @@ def colliding(network: str) -> tuple[str, str]:
 def test_two_names_made_into_one_address_are_told_apart_everywhere(hosts: Make, actor_on: Start) -> None:
     network = "10.88.0.0/22"
     one, two, three = lab = hosts(3)
-    one.up(*NODE, "--range", network)
+    one.up("--node-interface", "eth0", "--range", network)
     token = str(one.cli("token")).strip()
     for host in (two, three):
-        host.up("--join", token, "--timings", "local", "--range", network)
+        host.up("--join", token, "--range", network)
     await_members([one, two, three])
     first, second = colliding(network)
     actor_on(one, first)("greet(listen(80), 'first')")
@@ -105,7 +105,7 @@ def test_two_names_made_into_one_address_are_told_apart_everywhere(hosts: Make, 
 
 def test_a_router_that_is_killed_makes_no_row_blink_and_cuts_nothing(hosts: Make, actor_on: Start) -> None:
     one, two = lab = hosts(2)
-    cluster(lab)
+    lab.up()  # with the usual timings: by the fast ones a router that has to wait for its turn is soon thought dead
     server, client = actor_on(one, "web"), actor_on(two)
     server("l = listen(80)")
     two.wait_service("web", 80)
@@ -156,8 +156,8 @@ def test_a_switch_that_is_told_to_end_leaves_at_once(hosts: Make, actor_on: Star
 
 def test_real_ports_come_from_the_range_and_addresses_as_advertised(hosts: Make, actor_on: Start) -> None:
     one, two = hosts(2)
-    one.up(*NODE, "--port-range", "20100-20101")
-    two.up("--join", str(one.cli("token")).strip(), "--timings", "local")
+    one.up("--node-interface", "eth0", "--port-range", "20100-20101")
+    two.up("--join", str(one.cli("token")).strip())
     await_members([one, two])
     server = actor_on(one, "web")
     server("greet(listen(80), 'eighty'); greet(listen(81), 'eighty-one')")
