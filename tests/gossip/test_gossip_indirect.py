@@ -53,14 +53,22 @@ def test_indirect_probes_of_both_kinds(namespace: Namespace, tmp_path: Path) -> 
             ports = {one.where[1] for one in (a, helper, *agents)}
             # One way: neither hears the other's answer, and both ask helpers, of either kind.
             namespace.drop(*cut(ports, (SERFS, OURS)))
-            await until(lambda: namespace.dropped() > 20, "many probes to be cut", a)
+            # Without helpers every probe fails; with them one may whose answers a busy machine has made late.
+            begun = dropped = failed = -1
+
+            def many_and_none_failed() -> bool:
+                nonlocal begun, dropped, failed
+                dropped, before, failed = namespace.dropped(), failed, a.notes.counts["gossip_probe_failed"]
+                if failed != before:
+                    begun = dropped
+                return dropped > begun + 40
+
+            await until(many_and_none_failed, "many probes to be cut, and none to fail", a)
             for peer in (a, helper):
                 assert Event.FAILED not in {event for _, event in peer.notes.events}, peer.notes.events
-            assert a.notes.counts["gossip_probe_failed"] == 0
             assert not a.notes.counts["gossip_udp_lost"], "no probe went by TCP"
             for agent in agents:
-                seen = await asyncio.to_thread(agent.sees)
-                assert seen == dict.fromkeys(everybody, "alive")
+                await agent.until_sees(dict.fromkeys(everybody, "alive"))
 
             # With the helpers out of reach, too, it is over.
             others = (OURS, OUR_HELPER, THEIR_HELPER)
@@ -69,4 +77,4 @@ def test_indirect_probes_of_both_kinds(namespace: Namespace, tmp_path: Path) -> 
             await two.until_sees({"one": "failed", "a": "alive", "helper": "alive"})
 
     with stopping([]) as agents:
-        namespace.call(lambda: asyncio.run(asyncio.wait_for(scene(agents), 150)))
+        namespace.call(lambda: asyncio.run(asyncio.wait_for(scene(agents), 300)))

