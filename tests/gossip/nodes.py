@@ -13,7 +13,7 @@ from appswitch.gossip.node import Node
 from appswitch.gossip.settings import LOCAL, NodeSettings
 
 KEY = bytes(range(32))
-DEADLINE = 30.0
+DEADLINE = 60.0
 
 
 class Notes:

@@ -98,7 +98,7 @@ def test_alertmanager_and_we_are_one_cluster(tmp_path: Path) -> None:
 
     programs: list[Alertmanager] = []
     try:
-        asyncio.run(asyncio.wait_for(scene(programs), 150))
+        asyncio.run(asyncio.wait_for(scene(programs), 300))
     finally:
         for program in programs:
             program.program.stop()

@@ -19,12 +19,12 @@ PATIENT = replace(LOCAL, probe_interval=60.0, probe_timeout=30.0)
 
 
 def run(scene: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, 100))
+    asyncio.run(asyncio.wait_for(scene, 300))
 
 
 def test_after_joining_both_sides_know_all() -> None:
     async def scene() -> None:
-        async with started(*(settings(name) for name in "abc")) as [a, b, c]:
+        async with started(*(settings(name, timings=PATIENT) for name in "abc")) as [a, b, c]:
             a.notes.state = b"rows of a"
             assert await b.join([a.where]) == 1
             assert alive(a) == alive(b) == {"a", "b"}
@@ -174,7 +174,8 @@ def test_both_sides_know_all_after_coming_back() -> None:
     """Though they held it for gone, and all datagrams that would tell them better are lost."""
 
     async def scene() -> None:
-        async with started(settings("a"), settings("b"), settings("b", "127.0.0.2")) as [a, b, again]:
+        b2 = settings("b", "127.0.0.2", timings=PATIENT)
+        async with started(settings("a", timings=PATIENT), settings("b", timings=PATIENT), b2) as [a, b, again]:
             await b.join([a.where])
             await b.leave()
             await until(lambda: a.states()["b"] == State.LEFT, "b to have left")

@@ -93,7 +93,7 @@ def test_serf_and_we_are_one_cluster(
         for agent in agents:
             assert not agent.complaints()
 
-    asyncio.run(asyncio.wait_for(scene(), 100))
+    asyncio.run(asyncio.wait_for(scene(), 300))
 
 
 async def events_go_both_ways(a: SerfPeer, c: SerfPeer, one: Agent, two: Agent) -> None:
@@ -166,4 +166,4 @@ def test_serf_with_another_key_is_refused_and_refuses(tmp_path: Path, agents: li
             assert alive(a) == {"a"}
             assert set(stranger.sees()) == {"stranger"}
 
-    asyncio.run(asyncio.wait_for(scene(), 100))
+    asyncio.run(asyncio.wait_for(scene(), 300))
