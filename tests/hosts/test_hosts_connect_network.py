@@ -114,7 +114,7 @@ def test_without_fast_open(ab: Hosts, actor_on: Start, side: str, way: str) -> N
         assert client("read_all(s)") == "web"
     assert client(f"reach('{way}', vip, 80)") == 0
     assert client("story(s)[1]") == [vip_of(b, "web"), 80]
-    assert counters(b)["arrived"] - before == 4
+    wait_until(lambda: counters(b)["arrived"] - before == 4, lambda: "the last one's header to have come")
     assert client(f"reach('{way}', vip, 81)") == "ECONNREFUSED"
 
 
@@ -273,7 +273,7 @@ def test_an_instance_that_is_gone_is_passed_over(ab: Hosts, gone_client: Actor, 
         assert gone_client("read_all(s)") == "here"
     assert counters(a)["passed_over"] > before
     # silent ones come last after the first time
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
 
 
 @pytest.mark.parametrize("how", list(GONE), ids=lambda how: how.replace(" ", "-"))
