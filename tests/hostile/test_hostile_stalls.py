@@ -116,7 +116,8 @@ def test_who_is_connected_to_by_a_worker_that_is_held_up_goes_on(
     """The connection lies in the server's queue, and the worker that made it does not say what it is."""
     switch = root_switch("--workers", "2")
     serve(switch, acting)
-    other = acting(switch)  # on the other worker
+    other = acting(switch)  # on the other worker: workers get programs in turn, so each is there before the next
+    assert other("1") == 1
     client = acting(switch)
     assert client(f"hear{SERVICE}") == "hello"
     stalling = Stalling(switch, hostile("stall"), "epoll")
