@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import pickle
 import select
@@ -76,7 +77,8 @@ class Inside:
             acceptor_v4=next(fds),
             acceptor_v6=next(fds) if made.acceptor_v6 >= 0 else -1,
             acceptor_mapped=next(fds) if made.acceptor_mapped >= 0 else -1,
-            dns=list(fds),
+            dns=list(itertools.islice(fds, len(made.dns))),
+            route=list(fds),
         )
 
     def end(self) -> None:
@@ -94,7 +96,8 @@ def _serve(there: socket.socket) -> None:
         try:
             value = work(*args)
             if isinstance(value, surroundings.Surroundings):
-                numbers = [value.device_fd, value.acceptor_v4, value.acceptor_v6, value.acceptor_mapped, *value.dns]
+                acceptors = [value.acceptor_v4, value.acceptor_v6, value.acceptor_mapped]
+                numbers = [value.device_fd, *acceptors, *value.dns, *value.route]
                 descriptors = [number for number in numbers if number >= 0]
             outcome = (True, value)
         except BaseException:

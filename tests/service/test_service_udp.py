@@ -238,16 +238,6 @@ def test_bound_ports_are_services(shared: Switch, udp_actor: Start) -> None:
     wait_until(lambda: not rows(), lambda: "no row")
 
 
-def test_loopback_and_own_address_stay_in_the_program(udp_actor: Start) -> None:
-    one, two = udp_actor("udp-same"), udp_actor("udp-same")
-    two("echo(udp(4000, '0.0.0.0'))")
-    for host in ("127.0.0.1", "udp-same"):
-        assert one(f"ask('{host}', 4000)") == "ECONNREFUSED"
-    one("echo(udp(4000, '0.0.0.0'))")
-    for host in ("127.0.0.1", "udp-same"):
-        assert one(f"ask('{host}', 4000)") == "?"
-
-
 def test_groups_are_nobodys(udp_actor: Start) -> None:
     client = udp_actor("udp-group")
     for host in ("224.0.0.251", "255.255.255.255", "240.0.0.1", "ff0e::1"):

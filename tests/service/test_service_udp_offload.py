@@ -116,6 +116,22 @@ def test_the_relay_sees_nothing_of_what_is_established(
     assert kinds == [[server("if_nametoindex('as0')"), port]] * 30
 
 
+def test_conversations_within_a_virtual_ip_stay_with_the_relay(scene: Scene) -> None:
+    one, two = scene.actor(ip="10.31.2.1"), scene.actor(ip="10.31.2.1")
+    one("echo(udp(4000))")
+    two("c = udp(4001); c.connect(('127.0.0.1', 4000))")
+    talk = "[talk(c, b'%d' % i) == '%d' % i for i in range(20)].count(True)"
+    assert two(talk) == 20
+    server, client = scene.actor(ip="10.31.2.2"), scene.actor(ip="10.31.2.3")
+    server("echo(udp(4000))")
+    client("c = udp(); c.connect(('10.31.2.2', 4000))")
+    scene.establish(client)
+    before = scene.count("datagrams")
+    assert two(talk) == 20
+    assert scene.count("datagrams") >= before + 40
+    assert scene.count("offloaded") == 1
+
+
 def test_without_it_the_relay_sees_everything(new_scene: Callable[..., Scene]) -> None:
     """The negative control of the others."""
     scene = new_scene(features.UDP_OFFLOAD)

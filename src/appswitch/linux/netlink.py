@@ -159,6 +159,10 @@ class Route:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
+    def detach(self) -> int:
+        """The descriptor, for another process; this is of no use then."""
+        return self._socket.detach()
+
     def ask(self, *messages: Message) -> None:
         """Send requests in order. OSError with the errno of the first refused; the others are still tried."""
         packed = [

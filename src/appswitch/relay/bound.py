@@ -26,8 +26,10 @@ from appswitch.table import poke
 from appswitch.table.store import Table
 
 from .hosts import Hosts
-from .listening import FROM_WORKER
+from .listening import FROM_WORKER, TO_WORKER
+from .oneself import Socket
 from .program import Program
+from .sharing import Sharing
 
 NAME = "udp.sock"
 #: One bind(2) in a message of a worker's (`table.poke`): number of the program, cookie of the socket.
@@ -36,6 +38,8 @@ BIND = struct.Struct("!QQ")
 MOST = 256
 #: Reading may take this part of the time.
 _SHARE = 0.05
+#: Before a bind(2): number of the program, port, and what the answer is to begin with; and after it.
+ANNOUNCE, OVER = struct.Struct("!QH8s"), struct.Struct("!QH")
 _DNS_PORT = 53
 _EPHEMERAL = range(32768, 61000)  # ip_local_port_range: chosen by the kernel, unless bind(2) named one of them
 
@@ -54,10 +58,11 @@ class Bound:
         table: Table,
         run_dir: str,
         hosts: Hosts,
+        sharing: Sharing,
         closed: Callable[[Program, int], None],
         asked: Callable[[bytes, Callable[[bytes], None]], None] = lambda question, answer: None,
     ) -> None:
-        self._asked = asked
+        self._asked, self._sharing = asked, sharing
         self._poller, self._table, self._hosts, self._closed = poller, table, hosts, closed
         #: Programs with the cookies of sockets that they bound to a port of their choice.
         self._named: dict[Program, set[int]] = {}
@@ -123,6 +128,14 @@ class Bound:
                 continue
             for question in (item for item in told if len(item) == FROM_WORKER.size):
                 self._asked(question, partial(self._answer, worker))
+            for number, port in (OVER.unpack(item) for item in told if len(item) == OVER.size):
+                if (program := self._by_id.get(number)) is not None:
+                    self._sharing.over(program, port)
+                    self._changed(program)
+            for number, port, word in (ANNOUNCE.unpack(item) for item in told if len(item) == ANNOUNCE.size):
+                if (program := self._by_id.get(number)) is not None:
+                    self._sharing.announce(program, port)
+                self._answer(worker, TO_WORKER.pack(word, True))
             for number, cookie in (BIND.unpack(item) for item in told if len(item) == BIND.size):
                 program = self._by_id.get(number)
                 if program is not None:
@@ -162,15 +175,18 @@ class Bound:
         named = self._named[program]
         named.intersection_update(item.cookie for item in sockets)
         wanted: dict[tuple[bytes, int], UdpSocket] = {}
+        chosen = []
         for item in sorted(sockets):
-            serves = not item.connected and item.port != _DNS_PORT
-            if serves and (item.cookie in named or item.port not in _EPHEMERAL):
+            if item.cookie in named or item.port not in _EPHEMERAL:
                 address = MAPPED + item.address if len(item.address) == 4 else item.address
-                wanted.setdefault((address, item.port), item)
+                chosen.append(Socket(address, item.port, item.dual))
+                if not item.connected and item.port != _DNS_PORT:
+                    wanted.setdefault((address, item.port), item)
+        watched = self._sharing.bound(program, chosen)
         if len(wanted) > MOST:
             log.warning("%s has %d UDP ports bound: %d are told of", program.name, len(wanted), MOST)
             wanted = dict(list(wanted.items())[:MOST])
-        if wanted and program not in self._watched:
+        if (wanted or watched) and program not in self._watched:
             # Of others nothing needs to be known: a client's sockets come and go.
             assert program.diag is not None
             self._watched.add(program)

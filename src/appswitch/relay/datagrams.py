@@ -32,9 +32,11 @@ from .hosts import Away, Here, Hosts
 from .leaving import Leaving
 from .listening import ABOUT_TCP, Listening
 from .offload import ESTABLISHED, Offload
+from .oneself import meant
 from .packets import Packet, Reason
 from .program import Program, Write
 from .readdress import complaint, readdressed
+from .sharing import Sharing
 
 log = logging.getLogger("appswitch.relay")
 
@@ -62,11 +64,13 @@ class Datagrams:
         self._leaving = Leaving(poller, self._flows, stats, write, self._refuse)
         self._hosts = Hosts(poller, stats, lambda found, at: self._across.arrived(found, at, time.monotonic()))
         self._listening = Listening(self._hosts, table, stats)
+        self._sharing = Sharing(run_dir)
         self._bound = Bound(
             poller,
             table,
             run_dir,
             self._hosts,
+            self._sharing,
             lambda program, port: self._flows.port_closed(program.id, port),
             self._listening.ask,
         )
@@ -112,12 +116,14 @@ class Datagrams:
             self._bursts[program.id] = Burst(
                 program, self._flows.hops(program.id), self._across, self._stats, self._offload.noted
             )
+            self._sharing.attach(program)
             self._bound.attach(program)
             self._offload.attach(program)
 
     def detach(self, program: Program) -> None:
         """It has ended: nobody is held to it. Before its descriptors are closed."""
         self._bound.detach(program)
+        self._sharing.detach(program)
         self._asking.leave(program)
         self._bursts.pop(program.id, None)
         self._flows.leave(program.id)
@@ -217,7 +223,13 @@ class Datagrams:
             return None
         source_port, port = struct.unpack_from("!HH", packet.raw, packet.at)
         destination = packets.stored(packet.destination)
-        rows, known = self._rows(program, destination, source_port, port)
+        vip, shown = where(who, destination)
+        own, real = self._sharing.is_own(program, vip), port
+        if own:
+            others, known = self._under.get(vip, ()), True
+            rows, real = self._sharing.rows(program, shown, source_port, port, others)
+        else:
+            rows, known = self._rows(program, destination, source_port, port)
         decision = resolve(who, destination, port, rows, known=known)
         if isinstance(decision, Reach):
             instances = decision.instances
@@ -228,13 +240,12 @@ class Datagrams:
                     return self._across.begin(program, packet, key, row, decision, now)
                 server = self._program(row)
                 if server is not None:
-                    return self._join(program, packet, key, server, decision, now)
+                    return self._join(program, packet, key, server, decision, now, real if own else None)
         outcome: Decision | Outside | Nobody = decision
         if isinstance(decision, Egress):
             outcome = leave(destination, self._virtual, denied=not program.may_leave)
         if isinstance(outcome, Deny):
             return self._deny(program, packet, key, outcome, now)
-        vip, shown = where(who, destination)
         if isinstance(outcome, Refuse) and vip != who.vip:
             source = who.source_for(shown)
             if self._asking.begin(program, packet, key, vip, source, shown, (source_port, port), now):
@@ -272,11 +283,21 @@ class Datagrams:
         return turn
 
     def _join(
-        self, program: Program, packet: Packet, key: bytes, server: Program, reach: Reach, now: float
+        self,
+        program: Program,
+        packet: Packet,
+        key: bytes,
+        server: Program,
+        reach: Reach,
+        now: float,
+        own: int | None = None,
     ) -> Hop:
-        """A conversation of two programs of this host."""
-        source_port, port = struct.unpack_from("!HH", packet.raw, packet.at)
+        """A conversation of two programs of this host; `own`: of one virtual IP, and the server's true port."""
+        source_port, asked = struct.unpack_from("!HH", packet.raw, packet.at)
+        port = asked if own is None else own
         source, destination = packets.packed(reach.source), server.local(reach.destination)
+        if own is not None and (server is program or packets.stored(packet.source) in meant(server.row(0, b"").vip)):
+            source = packet.source  # as over loopback
         flow = self._flows.begin(program.id, now)
         there = self._flows.hops(server.id)
 
@@ -284,17 +305,21 @@ class Datagrams:
             return destination + source + struct.pack("!HH", port, shown)
 
         # Another program of the same virtual IP may talk to this one from this very port: as in a translator.
-        shown_port = free_port(
-            source_port, lambda shown: back(shown) in there or (server is program and back(shown) == key), self._random
-        )
+        def taken(shown: int) -> bool:
+            return back(shown) in there or (server is program and back(shown) == key)
+
+        if own is not None and server is not program:
+            shown_port = self._sharing.shown(program, source_port, server, source, taken)
+        else:
+            shown_port = free_port(source_port, taken, self._random)
         change = Change(source, shown_port, destination, port)
-        if change == (packet.source, source_port, packet.destination, port):
+        if change == (packet.source, source_port, packet.destination, asked):
             hop = self._flows.lead(flow, program.id, key, server)
             self._flows.lead(flow, server.id, back(shown_port), program)
-            if self._offload.is_for(program) and self._offload.is_for(server):
+            if own is None and self._offload.is_for(program) and self._offload.is_for(server):
                 flow.due = ESTABLISHED
         else:
-            reverse = Change(packet.destination, port, packet.source, source_port)
+            reverse = Change(packet.destination, asked, packet.source, source_port)
             hop = self._flows.lead(flow, program.id, key, server, change)
             self._flows.lead(flow, server.id, back(shown_port), program, reverse)
         self._stats.add("conversations")

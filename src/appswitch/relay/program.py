@@ -23,7 +23,7 @@ class Program:
     """Its device, its addresses (packed), its sockets for DNS on loopback, and who it is.
 
     `identity` is None where the supervisor did not tell it: then no datagrams of the program are carried. `diag` is
-    None where it cannot be asked which ports are bound.
+    None where it cannot be asked which ports are bound, `route` where no rules can be set in its namespace.
     """
 
     def __init__(self, message: dict[str, Any], fds: list[int]) -> None:
@@ -31,8 +31,8 @@ class Program:
         self.id = str(message["id"])
         self.name = str(message.get("name") or self.id)
         self.kind = str(message["kind"])
-        asked = bool(message.get("diag"))
-        if self.kind not in device.LINK or len(fds) < 1 + asked:
+        asked, routed = bool(message.get("diag")), bool(message.get("route"))
+        if self.kind not in device.LINK or len(fds) < 1 + asked + routed:
             raise ValueError(f"no device, or of unknown kind {self.kind!r}")
         expected = dict(message.get("expected") or {})
         self.expected = {str(name): str(address) for name, address in expected.items()}
@@ -51,6 +51,7 @@ class Program:
         self.fd = fds[0]
         self.sockets: list[socket.socket] = []
         self.diag: UdpDiag | None = None
+        self.route: socket.socket | None = None
         try:
             for fd in fds[1:]:
                 self.sockets.append(socket.socket(fileno=fd))
@@ -59,8 +60,17 @@ class Program:
             for sock in self.sockets:
                 sock.detach()
             raise
+        if routed:
+            self.route = self.sockets.pop()
         if asked:
             self.diag = UdpDiag(self.sockets.pop())
+
+    def close_netlink(self) -> None:
+        """Close `diag` and `route`."""
+        if self.diag is not None:
+            self.diag.socket.close()
+        if self.route is not None:
+            self.route.close()
 
     def may_send_from(self, address: bytes) -> bool:
         """Whether packets of this program may come from `address`.

@@ -10,8 +10,9 @@ The supervisor tells it about programs over the control socket (SOCK_SEQPACKET),
 An attach may carry "name", what the log calls the program, and "expected", names with the addresses that they are
 answered with to this program while nobody has them: those that it waits for. With "identity" ({"name", "vip" in hex,
 "tags", "uid", "named"}), "egress", "balance" and "since" the program's datagrams are carried, without all but DNS is
-refused; "diag": the last descriptor is a sock_diag socket of the program's namespace. The end of the control socket
-ends the relay. With nothing to do the process sleeps without a timer.
+refused; "diag": the last descriptor is a sock_diag socket of the program's namespace; "route": after it comes a
+NETLINK_ROUTE socket of it; "answer": {"op": "attached", "number"} is to say that it is done. The end of the control
+socket ends the relay. With nothing to do the process sleeps without a timer.
 """
 
 from __future__ import annotations
@@ -193,7 +194,7 @@ class Relay:
             if self._datagrams is not None:
                 self._datagrams.join(Here.of(message))
             # All of this host is to go by a new key before the others are told of it.
-            self._control.send(json.dumps({"op": "node"}).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._tell({"op": "node"})
             return
         old = self._programs.get(str(message["id"]))
         if message["op"] == "attach":
@@ -206,11 +207,17 @@ class Relay:
             except OSError:
                 self._detach(program)
                 raise
+            finally:
+                if message.get("answer"):
+                    self._tell({"op": "attached", "number": int(program.id)})
         elif message["op"] != "detach":
             raise ValueError("unknown operation")
         elif old is not None:
             self._detach(old)
             self._forwarder.forget(old.id)
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self._control.send(json.dumps(message).encode(), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def _attach(self, program: Program) -> None:
         self._resolver_file.follow()
@@ -230,8 +237,7 @@ class Relay:
         for sock in program.sockets:
             self._loop.forget(sock.fileno())
             sock.close()
-        if program.diag is not None:
-            program.diag.socket.close()
+        program.close_netlink()
 
     def _drop_device(self, program: Program) -> None:
         if program.fd >= 0:

@@ -20,16 +20,18 @@ _COUNTS: dict[str, tuple[int, ...]] = {
     "acceptors": (1, 2, 3),
     "diags": (3,),
     "dns": tuple(range(9)),
+    "route": (0, 1),
     "trace": (0, 1),
 }
 _TUN = os.makedev(10, 200)  # /dev/net/tun (Documentation/admin-guide/devices.txt)
 _INET = (socket.AF_INET, socket.AF_INET6)
-_NETLINK_SOCK_DIAG = 4
+_NETLINK_ROUTE, _NETLINK_SOCK_DIAG = 0, 4
 #: Kind → (families, type, protocol).
 _SOCKETS = {
     "acceptors": (_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP),
     "diags": ((socket.AF_NETLINK,), socket.SOCK_RAW, _NETLINK_SOCK_DIAG),
     "dns": (_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    "route": ((socket.AF_NETLINK,), socket.SOCK_RAW, _NETLINK_ROUTE),
 }
 
 

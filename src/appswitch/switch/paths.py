@@ -4,6 +4,7 @@
     switch.lock    held (flock(2)) by the supervisor while it lives; its process id
     switch.log     what its processes had to say
     table/ stats/ state/ l/   the service table, counters, what outlives a worker, listeners' sockets
+    shared/        virtual IPs that several programs have: their UDP binds wait for the relay
     router.sock    where writers of the table tell the router what they changed
     udp.sock       where workers tell the relay which UDP sockets were bound
     dns.sock resolv.conf      the resolver, and what programs see as /etc/resolv.conf
@@ -22,7 +23,7 @@ _SUN_PATH = 107
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _SOCKETS = ("control.sock", "dns.sock", "dns.sock.new", "udp.sock", "router.sock")
 _KNOWN_FILES = (*_SOCKETS, "resolv.conf", "switch.log", "switch.log.old")
-_KNOWN_DIRECTORIES = ("table", "stats", "state", "l")
+_KNOWN_DIRECTORIES = ("table", "stats", "state", "l", "shared")
 
 
 class SwitchError(Exception):

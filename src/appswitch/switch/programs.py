@@ -57,6 +57,8 @@ class Programs:
         self._uid = os.geteuid()
         self._nameserver = resolver_address(registry.network)
         self._waiting_clients: dict[int, Client] = {}
+        #: Who must have taken a program before it begins: the relay, too, if others have its virtual IP.
+        self._awaited: dict[int, set[str]] = {}
         #: Programs that have ended and whose rows are to be removed.
         self._unstruck: list[Entry] = []
         # What each worker wants kept for the one after it: the program's number and descriptors by its own keys.
@@ -194,6 +196,8 @@ class Programs:
             self._end_program(entry)
             raise SwitchError(f"the switch cannot take the program in ({error}): see {self._run_dir.log}") from None
         self._waiting_clients[entry.number] = client
+        shared = len(self._registry.sharing(entry.identity.vip)) > 1
+        self._awaited[entry.number] = {"worker", "relay"} if shared else {"worker"}
         self._introduce_to_relay(entry)
         self._introduce_to_worker(entry, again=False)
         log.debug("program %d of user %d is %s", entry.number, entry.identity.uid, entry.identity.label)
@@ -222,6 +226,7 @@ class Programs:
 
     def _introduce_to_relay(self, entry: Entry) -> None:
         diags = entry.fds["diags"][_DIAG_OF_RELAY:]  # none of a program that an older version started
+        route = entry.fds.get("route", [])  # likewise
         message = {
             "op": "attach",
             "id": str(entry.number),
@@ -234,8 +239,11 @@ class Programs:
             "balance": entry.options.balance,
             "since": entry.since,
             "diag": bool(diags),
+            "route": bool(route),
+            "answer": "relay" in self._awaited.get(entry.number, ()),
         }
-        self._staff.tell(self._relay, entry.number, message, entry.fds["device"] + entry.fds["dns"] + diags)
+        fds = [*entry.fds["device"], *entry.fds["dns"], *diags, *route]
+        self._staff.tell(self._relay, entry.number, message, fds)
 
     def _introduce_to_worker(self, entry: Entry, *, again: bool) -> None:
         message: dict[str, Any] = {
@@ -259,6 +267,7 @@ class Programs:
     def _end_program(self, entry: Entry) -> None:
         """Its last process has ended: nothing of it stays."""
         self._registry.release(entry.number)
+        self._awaited.pop(entry.number, None)
         self._loop.close(exposing.release(entry, self._registry.entries.values()))
         for child in (self._relay, *self._workers):
             child.forget_program(entry.number)
@@ -350,10 +359,7 @@ class Programs:
         index = self._workers.index(child) if entry is None else entry.worker
         kept = self._kept[index]
         if operation == "attached":
-            client = self._waiting_clients.pop(number, None) if isinstance(number, int) else None
-            if client is not None:
-                self.control.reply(client, {"ok": True})
-                self.control.drop(client)
+            self.taken(number, "worker")
         elif operation == "keep" and entry is not None and isinstance(key, str):
             former = kept.pop(key, None)
             kept[key] = (entry.number, fds)
@@ -364,6 +370,14 @@ class Programs:
             # If it has died already: its successor will find this left over, and wait for its end.
             self._keeping.drop(f"worker/{index}/{key}", partial(self._forgotten, child, index, key))
         self._loop.close(fds)
+
+    def taken(self, number: Any, by: str) -> None:
+        """Its worker or the relay has taken a program, which begins when all have."""
+        awaited = self._awaited.get(number, set())
+        awaited.discard(by)
+        if not awaited and (client := self._waiting_clients.pop(number, None)) is not None:
+            self.control.reply(client, {"ok": True})
+            self.control.drop(client)
 
     def _forgotten(self, child: Child, index: int, key: str) -> None:
         """The keeper has closed its copies: with ours the last ones go."""

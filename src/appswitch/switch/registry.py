@@ -316,7 +316,11 @@ class Registry:
 
     def claims(self, vip: bytes) -> list[Claim]:
         """Those of attached programs under a virtual IP, for the table."""
-        return [self._claim(entry) for entry in self.attached() if entry.identity.vip == vip]
+        return [self._claim(entry) for entry in self.sharing(vip)]
+
+    def sharing(self, vip: bytes) -> list[Entry]:
+        """The attached programs under a virtual IP."""
+        return [entry for entry in self.attached() if entry.identity.vip == vip]
 
     def programs_of(self, worker: int) -> list[Entry]:
         return [entry for entry in self.attached() if entry.worker == worker]

@@ -299,6 +299,8 @@ class Supervisor:
             self._clustering.heard(message)
         elif message.get("op") == "node":
             self._clustering.worker_heard(child)
+        elif message.get("op") == "attached":
+            self._programs.taken(message.get("number"), "relay")
 
     def _ended(self, child: Child) -> bool:
         """Whether it is to be started again."""

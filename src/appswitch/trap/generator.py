@@ -93,8 +93,15 @@ def confine(plan: Plan) -> Handover:
         ) from None
     acceptors = [fd for fd in (around.acceptor_v4, around.acceptor_v6, around.acceptor_mapped) if fd >= 0]
     return Handover(
-        [listener, around.device_fd, *acceptors, *diags, *around.dns],
-        {"listener": 1, "device": 1, "acceptors": len(acceptors), "diags": len(diags), "dns": len(around.dns)},
+        [listener, around.device_fd, *acceptors, *diags, *around.dns, *around.route],
+        {
+            "listener": 1,
+            "device": 1,
+            "acceptors": len(acceptors),
+            "diags": len(diags),
+            "dns": len(around.dns),
+            "route": len(around.route),
+        },
         {"kind": around.device_kind, "ifindex": around.device_ifindex},
     )
 

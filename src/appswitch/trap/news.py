@@ -16,6 +16,7 @@ from .events import Events
 
 #: Address, port, and a number that nobody can guess, for anybody on the host may send to an abstract name.
 _QUESTION = struct.Struct("!16sH8s")
+_ANNOUNCE = struct.Struct("!QH8s")  # as relay.bound has it
 _ANSWER = struct.Struct("!8s?")
 _MOST = 1024
 _DATAGRAM = 64
@@ -34,7 +35,15 @@ class News:
     def ask(self, destination: bytes, port: int, heard: Heard) -> None:
         """Have `heard` called with whether any host has one; or never."""
         number = os.urandom(8)
-        self._poke([_QUESTION.pack(destination, port, number)])
+        self._send(_QUESTION.pack(destination, port, number), number, heard)
+
+    def announce(self, program: int, port: int, heard: Heard) -> None:
+        """Tell the relay of a bind(2) of UDP that is about to be made; `heard` is called when it is ready, or never."""
+        number = os.urandom(8)
+        self._send(_ANNOUNCE.pack(program, port, number), number, heard)
+
+    def _send(self, question: bytes, number: bytes, heard: Heard) -> None:
+        self._poke([question])
         if self._poke.socket is None:
             return
         if not self._watched:

@@ -88,6 +88,8 @@ class Program:
         self.refused: set[int] = set()
         #: Sockets bound to a port of our choice by a call that was interrupted before it could be answered.
         self.bound_unheard: set[int] = set()
+        #: Sockets whose bind(2) the relay has been told of, and is to be made when its call comes again.
+        self.announced: set[int] = set()
         self._pidfds: OrderedDict[int, int] = OrderedDict()
         self._groups: dict[int, int] = {}
         self.epolls = Epolls(self.group)

@@ -12,7 +12,7 @@ import socket
 from contextlib import suppress
 from typing import NamedTuple
 
-from appswitch.linux import device, namespace, netlink
+from appswitch.linux import device, namespace, netlink, rules
 
 DEVICE = "as0"
 """Name of the point-to-point device in the program's namespace."""
@@ -67,6 +67,8 @@ class Surroundings(NamedTuple):
     """An IPv6 socket that listens on MAPPED_LOOPBACK, which is an IPv4 address; -1 when the kernel has no IPv6."""
     dns: list[int]
     """UDP sockets on the program's loopback addresses, port 53."""
+    route: list[int]
+    """A NETLINK_ROUTE socket of the namespace, for `linux.rules` to be set by; none where they would lead nowhere."""
 
 
 class SurroundingsError(OSError):
@@ -112,6 +114,7 @@ def build(plan: Plan) -> Surroundings:
                 route.ask(*_address_messages(loopback, address))
         with _Step(f"send through the device {DEVICE}", _NO_REMEDY):
             _connect_device(route, end.ifindex, plan.addresses, ipv6=ipv6)
+            routes = _let_out(route, end.ifindex, plan.addresses)
     with _Step("listen for DNS queries on the program's loopback", _NO_REMEDY):
         addresses = [address for address in _DNS_ADDRESSES if ipv6 or ":" not in address]
         dns = [_bound_socket(address, _DNS_PORT, socket.SOCK_DGRAM) for address in addresses]
@@ -119,7 +122,7 @@ def build(plan: Plan) -> Surroundings:
         for target in (_RESOLV_CONF, *_SIDE_DOORS):
             if os.path.exists(target):
                 namespace.cover(target, plan.resolv_conf)
-    return Surroundings(end.kind, end.fd, end.ifindex, acceptor_v4, acceptor_v6, acceptor_mapped, dns)
+    return Surroundings(end.kind, end.fd, end.ifindex, acceptor_v4, acceptor_v6, acceptor_mapped, dns, routes)
 
 
 class _Step:
@@ -161,6 +164,19 @@ def _connect_device(route: netlink.Route, index: int, addresses: list[str], *, i
     if ipv6:
         with suppress(OSError):  # there is none on a kernel without multicast
             route.ask(netlink.no_multicast_message(index))
+
+
+def _let_out(route: netlink.Route, index: int, addresses: list[str]) -> list[int]:
+    """Prepare the way by which datagrams to the program's own addresses can leave, and come from outside."""
+    try:
+        for name in (f"{DEVICE}/route_localnet", f"{DEVICE}/accept_local"):
+            _write_sysctl(f"net/ipv4/conf/{name}", "1")
+        for name in ("all", DEVICE):
+            _write_sysctl(f"net/ipv4/conf/{name}/rp_filter", "0")
+        route.ask(*rules.routes(index, ["127.0.0.1", *addresses]))
+    except OSError:
+        return []
+    return [netlink.Route().detach()]
 
 
 def _address_messages(index: int, address: str, *, deprecated: bool = False) -> list[netlink.Message]:

@@ -48,7 +48,7 @@ log = logging.getLogger("appswitch.worker")
 _TABLE_ABOVE = 1000
 _TCP_CLOSE, _TCP_LISTEN = 7, 10
 _DECISIONS_KEPT = 10_000
-_UDP_BIND = struct.Struct("!QQ")  # as relay.bound has it
+_UDP_BIND, _UDP_OVER = struct.Struct("!QQ"), struct.Struct("!QH")  # as relay.bound has it
 _PORTS_KEPT = 65_536
 #: Seconds that must have been well before another shortage is told.
 _SHORT_TOLD_EVERY = 60.0
@@ -230,9 +230,12 @@ class Worker:
     def new_instance(self, program: Program) -> int:
         return program.number << 24 | next(self._instances) & 0xFFFFFF
 
-    def udp_bound(self, program: Program, cookie: int) -> None:
-        """Tell the relay, which looks what is bound (relay.bound)."""
-        self._udp_bound([_UDP_BIND.pack(program.number, cookie)])
+    def udp_bound(self, program: Program, cookie: int, announced: int = 0) -> None:
+        """Tell the relay, which looks what is bound (relay.bound); `announced`: the port, if it was told before."""
+        told = [_UDP_BIND.pack(program.number, cookie)]
+        if announced:
+            told.append(_UDP_OVER.pack(program.number, announced))
+        self._udp_bound(told)
 
     def forget_program(self, program: Program) -> None:
         """Its last process has ended."""

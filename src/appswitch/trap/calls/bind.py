@@ -7,16 +7,23 @@ or the two would be taken for instances of one service. UDP has no listen(): its
 from __future__ import annotations
 
 import errno
+import os
+import time
 from socket import AF_INET, AF_INET6, IPPROTO_UDP, SO_DOMAIN, SO_TYPE, SOCK_STREAM, SOL_SOCKET
 
-from ...linux import libc, sockaddr
+from ...linux import libc, seccomp, sockaddr
 from ...linux.seccomp import Call
 from ...linux.view import release
 from ..filter import SO_PROTOCOL
+from ..parked import Waiter
 from ..program import Borrowed, Failure, Program, as_int, cookie_of, is_of_host
 from ..worker import Worker
 
 _TRIES = 64
+#: relay.sharing's directory, below the current one.
+_SHARED = "shared"
+#: Seconds that the relay has to prepare a bind(2): it may have died.
+_PATIENCE = 0.25
 #: Interrupted calls of a program that are remembered.
 _KEPT = 4096
 _FIRST, _LAST = 32768, 60999  # ip_local_port_range
@@ -66,12 +73,41 @@ def _bind_udp(worker: Worker, program: Program, call: Call, sock: Borrowed) -> N
     raw = program.read(call, call.a1, length)
     cookie = cookie_of(sock)
     if cookie not in program.bound_unheard:
+        port = int.from_bytes(raw[2:4], "big")
+        announced = cookie in program.announced
+        if port and not announced and _is_shared(program.identity.vip):
+            _announce(worker, program, call, cookie, port)
+            return
+        program.announced.discard(cookie)
         code = raw_bind(sock.fileno(), raw)
+        if port and (announced or not code):
+            worker.udp_bound(program, cookie, port if announced else 0)
         if code:
             raise Failure(code)
-        if raw[2:4] != b"\0\0":
-            worker.udp_bound(program, cookie)
     _reply(program, call, cookie)
+
+
+def _is_shared(vip: bytes) -> bool:
+    """Have several programs of this host the virtual IP, which are to reach each other by UDP (relay.sharing)?"""
+    return os.path.exists(f"{_SHARED}/{vip.hex()}")
+
+
+def _announce(worker: Worker, program: Program, call: Call, cookie: int, port: int) -> None:
+    """Hold the call until the relay has led the others' datagrams to this port."""
+    waiter = Waiter(program, call, 0, 0)
+
+    def go_on(_: bool = True) -> None:
+        if not waiter.done:
+            worker.unpark(waiter)
+            if worker.programs.get(program.number) is program and seccomp.valid(program.listener, call.id):
+                program.announced.add(cookie)
+                worker.handle(bind, program, call)
+            else:
+                worker.udp_bound(program, cookie, port)  # interrupted
+
+    waiter.deadline, waiter.expire = time.monotonic() + _PATIENCE, go_on
+    worker.park(waiter)
+    worker.news.announce(program.number, port, go_on)
 
 
 def _reply(program: Program, call: Call, cookie: int) -> None:
