@@ -7,7 +7,9 @@ between namespaces: such clients are shown with ports of `SHOWN`, which no kerne
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Hashable, Iterable, Mapping
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from appswitch.linux.rules import Rule
@@ -19,6 +21,8 @@ from . import packets
 SHOWN = range(61000, 65535)
 #: Rules of one program: each costs what it sends over loopback.
 MOST = 128
+#: Places of one program of which its others are told; what it sends to itself at more may take the way by the relay.
+PORTS = 256
 _DNS_PORT = 53
 
 Owner = TypeVar("Owner", bound=Hashable)
@@ -45,14 +49,21 @@ def meant(vip: bytes) -> tuple[bytes, bytes]:
 
 
 def places(vip: bytes, sockets: Iterable[Socket]) -> frozenset[Place]:
-    """Where a program with these sockets takes datagrams."""
-    return frozenset(
+    """Where a program with these sockets takes datagrams: at `PORTS` at most, the lowest."""
+    found = {
         Place(destination, sock.port)
         for sock in sockets
         if sock.port != _DNS_PORT
         for destination in meant(vip)
         if _takes(sock, destination)
-    )
+    }
+    if len(found) > PORTS:
+        return frozenset(heapq.nsmallest(PORTS, found, key=_low_ports_first))
+    return frozenset(found)
+
+
+def _low_ports_first(place: Place) -> tuple[int, bytes]:
+    return place.port, place.destination
 
 
 def _takes(sock: Socket, destination: bytes) -> bool:
@@ -70,12 +81,14 @@ def plan(vip: bytes, taken: Mapping[Owner, Collection[Place]]) -> dict[Owner, fr
     if len(taken) < 2 or not everywhere:
         return dict.fromkeys(taken, frozenset())
     answers = [Rule(packets.packed(destination), SHOWN.start, SHOWN.stop - 1) for destination in meant(vip)]
-    found = {}
-    for owner, own in taken.items():
-        others = sorted(everywhere.difference(own), key=lambda place: (place.port, place.destination))
-        rules = [Rule(packets.packed(place.destination), place.port, place.port) for place in others]
-        found[owner] = frozenset(answers + rules[: MOST - len(answers)])
-    return found
+    most = MOST - len(answers)
+    # Of more than its own and as many as there may be of the others', nobody needs any.
+    needed = heapq.nsmallest(most + max(map(len, taken.values())), everywhere, key=_low_ports_first)
+    rules = [(place, Rule(packets.packed(place.destination), place.port, place.port)) for place in needed]
+    return {
+        owner: frozenset([*answers, *islice((rule for place, rule in rules if place not in own), most)])
+        for owner, own in taken.items()
+    }
 
 
 class Allowance:
