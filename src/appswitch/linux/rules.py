@@ -25,6 +25,8 @@ _FR_ACT_TO_TBL, _RT_TABLE_LOCAL, _RTPROT_BOOT, _RT_SCOPE_LINK, _RTN_UNICAST = 1,
 _NLMSG_ERROR = 2
 #: Requests in a datagram, whose answers the socket has room for.
 _AT_ONCE = 64
+#: Rules of one family that may have been left: more are somebody else's, who may set them as fast as they go.
+_LEFT = 1024
 #: Datagrams that are not answers: there are none, unless somebody sends them.
 _STRANGE = 16
 #: What says that it is as it was to become.
@@ -103,7 +105,9 @@ class Rules:
         for family in (socket.AF_INET, socket.AF_INET6) if used else ():
             with suppress(OSError):  # no IPv6
                 left = False
-                while not any(self._ask([any_rule_message(family)])):
+                for _ in range(_LEFT):
+                    if any(self._ask([any_rule_message(family)])):
+                        break
                     left = True
                 if left:  # else nobody has made room: what is first as ever cannot be set twice
                     self._ask(room_messages(family, wanted=False))

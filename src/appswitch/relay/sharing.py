@@ -7,6 +7,7 @@ more than should (a rule that is not gone yet) is given back.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -30,6 +31,10 @@ DIRECTORY = "shared"
 _AT_ONCE, _SHARE = 0.2, 0.05
 #: Seconds after which a bind(2) is over, though that was not told.
 _LOST = 5.0
+#: Binds of one port that a program is thought to make at a time.
+_AT_A_TIME = 16
+#: Processor time, in seconds, that the rules of one program may take: some milliseconds are usual.
+_TOO_LONG = 0.25
 
 log = logging.getLogger("appswitch.relay")
 
@@ -44,8 +49,9 @@ class Sharing:
         with suppress(OSError):
             os.makedirs(self._directory, 0o700, exist_ok=True)
             for name in os.listdir(self._directory):
-                self._before.add(bytes.fromhex(name))
-                os.unlink(os.path.join(self._directory, name))
+                with suppress(OSError, ValueError):  # what is none of ours stays
+                    self._before.add(bytes.fromhex(name))
+                    os.unlink(os.path.join(self._directory, name))
         self._rules: dict[Program, Rules] = {}
         self._taken: defaultdict[bytes, dict[Program, frozenset[Place]]] = defaultdict(dict)
         self._sockets: dict[Program, frozenset[Socket]] = {}
@@ -71,11 +77,15 @@ class Sharing:
 
     def detach(self, program: Program) -> None:
         """It has ended. Its rules end with its namespace."""
-        if self._rules.pop(program, None) is None:
-            return
+        if program.identity is not None and program in self._rules:
+            self._leave(program)
+            self._renew(program.identity.vip)
+
+    def _leave(self, program: Program) -> None:
         assert program.identity is not None
         vip = program.identity.vip
         taken = self._taken[vip]
+        del self._rules[program]
         del taken[program], self._sockets[program]
         self._announced.pop(program, None)
         self._over.pop(program, None)
@@ -83,7 +93,6 @@ class Sharing:
         self._capped.discard(program)
         if vip in self._shown:
             self._shown[vip].leave(program)
-        self._renew(vip)
         if len(taken) < 2:
             with suppress(OSError):
                 os.unlink(self._marker(vip))
@@ -103,12 +112,14 @@ class Sharing:
         """
         if program not in self._rules:
             return
-        now = time.monotonic()
+        now, began = time.monotonic(), time.thread_time()
         allowance = self._allowances.setdefault(program, Allowance(_AT_ONCE, _SHARE, now))
         if allowance.is_left(now):
-            self._announced[program].setdefault(port, []).append(now)
+            said = self._announced[program].setdefault(port, [])
+            said.append(now)
+            del said[:-_AT_A_TIME]
             self._look(program)
-            allowance.take(time.monotonic() - now)
+            allowance.take(time.thread_time() - began)  # not what others took of the processor meanwhile
 
     def over(self, program: Program, port: int) -> None:
         """The bind(2) has been made, or has failed: what is bound will be told."""
@@ -128,8 +139,8 @@ class Sharing:
             if not said or said[-1] < late:
                 del announced[port]
         self._sockets[program] = frozenset(sockets)
-        self._look(program)
-        return bool(self._sockets[program]) and len(self._taken.get(program.identity.vip, ())) > 1
+        self._look(program)  # which may be the end of its rules
+        return bool(self._sockets.get(program)) and len(self._taken.get(program.identity.vip, ())) > 1
 
     def _look(self, program: Program) -> None:
         assert program.identity is not None
@@ -141,8 +152,14 @@ class Sharing:
             self._renew(vip)
 
     def _renew(self, vip: bytes) -> None:
+        """Set what has changed. Where that cannot be done, the program is left out, and the others' are set anew."""
+        while failed := self._set(oneself.plan(vip, self._taken.get(vip, {}))):
+            for program in failed:
+                self._leave(program)
+
+    def _set(self, plan: dict[Program, frozenset[Rule]]) -> list[Program]:
         failed = []
-        for program, wanted in oneself.plan(vip, self._taken[vip]).items():
+        for program, wanted in plan.items():
             rules = self._rules[program]
             if wanted == rules.now:
                 continue
@@ -153,13 +170,15 @@ class Sharing:
                     "the lowest ports come first",
                     program.name,
                 )
+            began = time.thread_time()
             try:
                 rules.set(wanted)
+                if time.thread_time() - began > _TOO_LONG:  # its owner may fill its namespace with rules
+                    raise TimeoutError(errno.ETIMEDOUT, "its rules take too long")
             except OSError as error:
                 log.warning("UDP over loopback of %s does not reach others any more: %s", program.name, error)
                 failed.append(program)
-        for program in failed:
-            self.detach(program)
+        return failed
 
     # ---- conversations ----
 
