@@ -184,3 +184,15 @@ def test_deaths_of_the_switch_s(switch: Switch, own_actor: Start) -> None:
     assert client("ask('127.0.0.1', 4802)") == "?!"
     client.close()
     wait_until(lambda: rules(server) == [], lambda: f"the rules to go: {rules(server)}")
+
+
+def test_a_bind_that_signals_interrupt_ends_without_the_relay(switch: Switch, own_actor: Start) -> None:
+    server, _ = (equip(own_actor(ip="10.41.9.1")) for _ in range(2))
+    pid = next(process["pid"] for process in status(switch)["processes"] if process["role"] == "relay")
+    server("import signal; signal.signal(signal.SIGALRM, lambda *_: None); signal.siginterrupt(signal.SIGALRM, False)")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        server("signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2); s = udp(4900); signal.setitimer(signal.ITIMER_REAL, 0)")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert server("s.getsockname()[1]") == 4900

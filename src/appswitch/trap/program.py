@@ -90,6 +90,8 @@ class Program:
         self.bound_unheard: set[int] = set()
         #: Sockets whose bind(2) the relay has been told of, and is to be made when its call comes again.
         self.announced: set[int] = set()
+        #: Sockets whose bind(2) the relay was told of first, and until when it has time (monotonic).
+        self.announcing: dict[int, float] = {}
         self._pidfds: OrderedDict[int, int] = OrderedDict()
         self._groups: dict[int, int] = {}
         self.epolls = Epolls(self.group)

@@ -22,9 +22,9 @@ from ..worker import Worker
 _TRIES = 64
 #: relay.sharing's directory, below the current one.
 _SHARED = "shared"
-#: Seconds that the relay has to prepare a bind(2): it may have died.
-_PATIENCE = 0.25
-#: Interrupted calls of a program that are remembered.
+#: Seconds that the relay has to prepare a bind(2): it may have died. A busy machine keeps it waiting, too.
+_PATIENCE = 2.0
+#: Interrupted or unfinished calls of a program that are remembered.
 _KEPT = 4096
 _FIRST, _LAST = 32768, 60999  # ip_local_port_range
 #: Ports that are not given again until so many others were: a peer on another host might still know the one before.
@@ -79,6 +79,7 @@ def _bind_udp(worker: Worker, program: Program, call: Call, sock: Borrowed) -> N
             _announce(worker, program, call, cookie, port)
             return
         program.announced.discard(cookie)
+        program.announcing.pop(cookie, None)
         code = raw_bind(sock.fileno(), raw)
         if port and (announced or not code):
             worker.udp_bound(program, cookie, port if announced else 0)
@@ -100,12 +101,18 @@ def _announce(worker: Worker, program: Program, call: Call, cookie: int, port: i
         if not waiter.done:
             worker.unpark(waiter)
             if worker.programs.get(program.number) is program and seccomp.valid(program.listener, call.id):
+                if len(program.announced) >= _KEPT:  # of sockets that were replaced meanwhile
+                    program.announced.clear()
                 program.announced.add(cookie)
                 worker.handle(bind, program, call)
             else:
                 worker.udp_bound(program, cookie, port)  # interrupted
 
-    waiter.deadline, waiter.expire = time.monotonic() + _PATIENCE, go_on
+    if len(program.announcing) >= _KEPT:
+        program.announcing.clear()
+    # A call that signals interrupt again and again waits no longer than any other.
+    waiter.deadline = program.announcing.setdefault(cookie, time.monotonic() + _PATIENCE)
+    waiter.expire = go_on
     worker.park(waiter)
     worker.news.announce(program.number, port, go_on)
 
