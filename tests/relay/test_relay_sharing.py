@@ -13,6 +13,7 @@ import pytest
 from appswitch.linux import rules
 from appswitch.model.address import ANY4, pack
 from appswitch.relay import sharing
+from appswitch.relay.bound import Bound
 from appswitch.relay.oneself import Socket
 from appswitch.relay.program import Program
 from appswitch.relay.sharing import Sharing
@@ -31,7 +32,7 @@ class Standing:
 
     def __init__(self, name: str, route: socket.socket) -> None:
         self.name, self.route = name, route
-        self.identity, self.diag = SimpleNamespace(vip=VIP), object()
+        self.identity, self.diag, self.id = SimpleNamespace(vip=VIP), object(), name
 
 
 def program(sockets: ExitStack, name: str) -> Program:
@@ -91,3 +92,21 @@ def test_rules_that_do_not_end_are_left(sockets: ExitStack, monkeypatch: pytest.
     monkeypatch.setattr(rules.Rules, "_ask", ask)
     rules.Rules(cast(Any, program(sockets, "")).route, used=True)
     assert 100 < len(asked) < 10_000
+
+
+def test_what_one_has_bound_alone_is_looked_at_when_another_comes(
+    tmp_path: Path, sockets: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+    monkeypatch.setattr(Bound, "_read", lambda self, program: read.append(program))
+    poller = cast(Any, SimpleNamespace(watch=lambda *_: None, forget=lambda *_: None))
+    shared, nothing = Sharing(str(tmp_path)), cast(Any, None)
+    bound = Bound(poller, nothing, str(tmp_path), nothing, shared, nothing)
+    programs = [program(sockets, str(number)) for number in range(3)]
+    for each in programs:
+        shared.attach(each)
+        bound.attach(each)
+        cast(Any, bound)._changed(each)  # later, for it has read much
+    bound.close()
+    one, two, three = programs
+    assert read == [one, two, one, three]

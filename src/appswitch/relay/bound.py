@@ -84,6 +84,10 @@ class Bound:
             self._named[program] = set()
             self._by_id[int(program.id)] = program
             self._read(program)
+            # What one has bound that was alone until now may not have been looked at; it did not wait for that.
+            other = self._sharing.only_other(program)
+            if other in self._due:
+                self._read(other)
 
     def detach(self, program: Program) -> None:
         """It has ended; the supervisor strikes its rows out. Before its sockets are closed."""

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from appswitch.linux.rules import Rule, Rules
 from appswitch.model.address import ANY
@@ -102,6 +103,12 @@ class Sharing:
 
     def _marker(self, vip: bytes) -> str:
         return os.path.join(self._directory, vip.hex())
+
+    def only_other(self, program: Program) -> Program | None:
+        """The one program with which it has its virtual IP; None if there are more, or none."""
+        found = self._taken.get(program.identity.vip, {}) if program.identity is not None else {}
+        others = [other for other in islice(found, 3) if other is not program]
+        return others[0] if len(others) == 1 and len(found) == 2 else None
 
     # ---- what is bound ----
 
