@@ -20,6 +20,8 @@ _SLOTS = 1 << 16
 #: Bytes of the file that have room on disk from the beginning.
 RESERVED = 1 << 14
 _TID = 0xFFFFFFFF
+#: Calls that were interrupted, or whose worker died, and that may never come again: the longest ago are forgotten.
+_BINDINGS = 64
 
 
 @dataclass(slots=True)
@@ -98,6 +100,33 @@ class Pending:
             if waiter.slot:
                 self._slots[waiter.slot] = 0
                 self._free.append(waiter.slot)
+
+
+class Binding:
+    """Sockets on which a worker makes bind(2) for a program, by cookie, in a file that outlives the worker.
+
+    When it dies between that and the answer, the call comes again, and finds the socket bound.
+    """
+
+    def __init__(self, path: str) -> None:
+        reserve(path, _BINDINGS * 8)
+        with open(path, "r+b") as file:
+            self._slots = memoryview(mmap.mmap(file.fileno(), _BINDINGS * 8)).cast("Q")
+        self._last = 0
+
+    def begin(self, cookie: int) -> None:
+        free = (slot for slot in range(_BINDINGS) if not self._slots[slot])
+        self._last = next(free, (self._last + 1) % _BINDINGS)  # of calls that never came again
+        self._slots[self._last] = cookie
+
+    def is_begun(self, cookie: int) -> bool:
+        return cookie in self._slots
+
+    def end(self, cookie: int) -> None:
+        """The program has been answered."""
+        for slot in range(_BINDINGS):
+            if self._slots[slot] == cookie:
+                self._slots[slot] = 0
 
 
 def unanswered(path: str) -> dict[int, int]:

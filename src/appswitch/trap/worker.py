@@ -33,7 +33,7 @@ from .hosts import Hosts
 from .listeners import Listeners
 from .news import News
 from .options import WorkerSettings
-from .parked import Pending
+from .parked import Binding, Pending
 from .program import Borrowed, Failure, Program
 from .references import References
 from .room import Room
@@ -86,6 +86,7 @@ class Worker:
         self.counters = Counters(settings.counters)
         self.events = Events(self.counters)
         self.pending = Pending(settings.pending, self.events)
+        self.binding = Binding(settings.pending + ".bind")
         self.park, self.unpark = self.pending.park, self.pending.unpark
         self.diag = sock_diag.open_socket()
         self.programs: dict[int, Program] = {}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from socket import AF_INET, AF_INET6, IPPROTO_UDP, SO_DOMAIN, SO_TYPE, SOCK_STREAM, SOL_SOCKET
 
 from ...linux import libc, seccomp, sockaddr
@@ -55,9 +57,10 @@ def bind(worker: Worker, program: Program, call: Call) -> None:
             worker.listeners.natives.when_free(program, port, call, lambda: program.proceed(call))
             return
         cookie = cookie_of(sock)
-        if cookie not in program.bound_unheard:
-            bind_ephemeral(worker, program, sock, raw)
-        _reply(program, call, cookie)
+        if not _is_done(worker, program, sock, cookie):
+            with _noted(worker, sock, cookie):
+                bind_ephemeral(worker, program, sock, raw)
+        _reply(worker, program, call, cookie)
     finally:
         release(sock)
 
@@ -72,20 +75,24 @@ def _bind_udp(worker: Worker, program: Program, call: Call, sock: Borrowed) -> N
         return
     raw = program.read(call, call.a1, length)
     cookie = cookie_of(sock)
-    if cookie not in program.bound_unheard:
-        port = int.from_bytes(raw[2:4], "big")
+    port = int.from_bytes(raw[2:4], "big")
+    if _is_done(worker, program, sock, cookie):
+        if port:
+            worker.udp_bound(program, cookie, port)  # a worker that died may not have told
+    else:
         announced = cookie in program.announced
         if port and not announced and _is_shared(program.identity.vip):
             _announce(worker, program, call, cookie, port)
             return
         program.announced.discard(cookie)
         program.announcing.pop(cookie, None)
-        code = raw_bind(sock.fileno(), raw)
-        if port and (announced or not code):
-            worker.udp_bound(program, cookie, port if announced else 0)
-        if code:
-            raise Failure(code)
-    _reply(program, call, cookie)
+        with _noted(worker, sock, cookie):
+            code = raw_bind(sock.fileno(), raw)
+            if port and (announced or not code):
+                worker.udp_bound(program, cookie, port if announced else 0)
+            if code:
+                raise Failure(code)
+    _reply(worker, program, call, cookie)
 
 
 def _is_shared(vip: bytes) -> bool:
@@ -117,9 +124,32 @@ def _announce(worker: Worker, program: Program, call: Call, cookie: int, port: i
     worker.news.announce(program.number, port, go_on)
 
 
-def _reply(program: Program, call: Call, cookie: int) -> None:
+def _is_done(worker: Worker, program: Program, sock: Borrowed, cookie: int) -> bool:
+    """Was the socket bound when this very call was made before, and nobody lived to answer it, or to hear of it?"""
+    return cookie in program.bound_unheard or (worker.binding.is_begun(cookie) and _is_bound(sock))
+
+
+def _is_bound(sock: Borrowed) -> bool:
+    return bool(sock.getsockname()[1])
+
+
+@contextmanager
+def _noted(worker: Worker, sock: Borrowed, cookie: int) -> Iterator[None]:
+    """For a worker after this one; but what is bound before its call is refused, as ever."""
+    if not _is_bound(sock):
+        worker.binding.begin(cookie)
+    try:
+        yield
+    except Failure:
+        worker.binding.end(cookie)
+        raise
+
+
+def _reply(worker: Worker, program: Program, call: Call, cookie: int) -> None:
     program.bound_unheard.discard(cookie)
-    if not program.reply(call):
+    if program.reply(call):
+        worker.binding.end(cookie)
+    else:
         if len(program.bound_unheard) >= _KEPT:
             program.bound_unheard.clear()
         program.bound_unheard.add(cookie)  # interrupted: the call comes again
