@@ -214,6 +214,7 @@ def test_what_no_host_of_the_cluster_sent_is_dropped_and_counted(pair: Hosts, ud
             ({"instance": 999 << 24}, datagram.NOBODY),
             ({"port": 4001}, datagram.NOBODY),
             ({"destination": pack("127.0.0.1")}, datagram.NOBODY),
+            ({"source": pack("127.0.0.1")}, datagram.NOBODY),
             ({"destination": pack("10.40.9.8")}, datagram.NOBODY),
         ):
             sock.sendto(made(10 + len(str(changes)), source_port=41000 + len(str(changes)), **changes), row.real)

@@ -233,7 +233,9 @@ class Across:
         if program.identity is None:
             return Reason.NOBODY, ""
         row = program.row(found.port, found.destination)
-        if is_loopback(found.destination) or not arrives(row, found.source, found.destination, found.port):
+        if any(map(is_loopback, (found.source, found.destination))):
+            return Reason.NOBODY, ""  # neither leaves its host
+        if not arrives(row, found.source, found.destination, found.port):
             return Reason.NOBODY, ""
         here = program.local(found.destination)
         if not program.takes(packed(found.source), found.source_port, here, found.port):
