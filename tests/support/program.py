@@ -63,6 +63,8 @@ class Program:
             arguments: dict[str, Any] = {"stdin": stdin, "stdout": out, "stderr": err, "process_group": 0}
             arguments |= {"env": dict(env)} | person.popen_arguments() | popen
             self.process: subprocess.Popen[bytes] = subprocess.Popen(self.argv, **arguments)
+        #: Were there others of its group when it had ended?
+        self._group_left: bool | None = None
 
     @property
     def pid(self) -> int:
@@ -78,7 +80,10 @@ class Program:
     @property
     def returncode(self) -> int | None:
         """Its exit code, or the negative number of the signal that ended it; None while it runs."""
-        return self.process.poll()
+        code = self.process.poll()
+        if code is not None and self._group_left is None:
+            self._group_left = _is_group(self.pid)
+        return code
 
     def output_bytes(self) -> bytes:
         """What it has written to standard output so far."""
@@ -94,9 +99,11 @@ class Program:
     def wait(self, timeout: float = DEADLINE) -> int:
         """Its exit code, awaited; AssertionError with its output when it does not end."""
         try:
-            return self.process.wait(timeout)
+            code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout:g} s: {self}") from None
+        assert self.returncode == code
+        return code
 
     def wait_output(self, pattern: str, timeout: float = DEADLINE) -> re.Match[str]:
         """The first match of a regular expression in what it says; fails when it ends without."""
@@ -137,8 +144,9 @@ class Program:
         self.process.wait(DEADLINE)
 
     def _signal_group(self, number: int) -> None:
-        # The group may outlive it. But once its number is a process's again, the group had ended and is a stranger's.
-        if self.returncode is not None and Path(f"/proc/{self.pid}").exists():
+        # The group may outlive it, and keeps its number. One that ended with it may be a stranger's by now, its leader
+        # ended like that of a switch's processes; so is one whose number is a process's again.
+        if self.returncode is not None and (not self._group_left or Path(f"/proc/{self.pid}").exists()):
             return
         try:
             os.killpg(self.pid, number)
@@ -155,3 +163,13 @@ class Program:
             if text
         )
         return f"{' '.join(self.argv)} (exit code {self.returncode}){said}"
+
+
+def _is_group(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
