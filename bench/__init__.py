@@ -14,5 +14,5 @@ Run it as `python -m bench` from the root of the sources (`--help` lists the opt
     unixpair.c  shim that runs the very same iperf over a Unix pair (the reference)
     transact.c  client and server of the transaction benchmark
     peer        their stand-ins in Python where there is no C compiler
-    floor       the least that a trap handler in Python can cost
+    floor       the least that a trap handler in Python can cost, bare and careful
 """

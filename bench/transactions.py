@@ -16,7 +16,9 @@ from .stats import quantile
 from .switch import Switch
 
 CASE = "transactions"
-BARE = "bare handler"
+#: Handlers of floor.py, by what it calls them.
+BARE, CAREFUL = "bare handler", "careful handler"
+FLOORS = {BARE: "bare", CAREFUL: "careful"}
 P90, CONNECT, EXCHANGE, CLOSE = "p90", "connect", "exchange", "close"
 PINNED, UNPINNED = "one core", "unpinned"
 SERVERS = ("blocking", "polling")
@@ -64,7 +66,8 @@ def run(lab: Lab) -> None:
             lab.offer(variants, CASE, cells, APPSWITCH, partial(_appswitch, lab, cpu), stack)
             lab.alternate(CASE, cells, variants, partial(_keep, lab))
         blocking = cell_name(SERVERS[0], placement)
-        lab.alternate(BARE, [blocking], {BARE: partial(_bare, lab, cpu)}, partial(_keep_bare, lab))
+        floors = {name: partial(_floor, lab, cpu, kind) for name, kind in FLOORS.items()}
+        lab.alternate(BARE, [blocking], floors, partial(_keep_floor, lab))
 
 
 def _keep(lab: Lab, cell: str, variant: str, taken: list[Taken]) -> None:
@@ -76,16 +79,16 @@ def _keep(lab: Lab, cell: str, variant: str, taken: list[Taken]) -> None:
     put(f"{CASE} {CLOSE}", cell, variant, [one.close for one in taken])
 
 
-def _keep_bare(lab: Lab, cell: str, variant: str, taken: list[Taken]) -> None:
+def _keep_floor(lab: Lab, cell: str, variant: str, taken: list[Taken]) -> None:
     lab.results.put(BARE, cell, variant, [one.median for one in taken])
 
 
-def _bare(lab: Lab, cpu: int | None, _: str) -> Taken:
-    """The same transactions with a handler that only hands sockets over (floor.py)."""
+def _floor(lab: Lab, cpu: int | None, kind: str, _: str) -> Taken:
+    """The same transactions with one of the handlers of floor.py."""
     port = str(free_port())
     server = [*lab.transact, "server", "127.0.0.1", port, SERVERS[0]]
     client = [*lab.transact, "client", "127.0.0.1", port, *_counts(lab)]
-    floor = [sys.executable, str(Path(__file__).with_name("floor.py"))]
+    floor = [sys.executable, str(Path(__file__).with_name("floor.py")), kind]
     return parse(lab.procs.run([*floor, *server, "--", *client], cpu=cpu))
 
 
