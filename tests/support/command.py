@@ -99,6 +99,8 @@ def _copy_environment(target: Path) -> None:
     for path in (target, *target.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+    # As `make venv` does; the ordinary user cannot write what Python compiles.
+    subprocess.run([target / "bin" / "python", "-m", "compileall", "-q", site_packages], check=True)
     launcher = target / "bin" / "appswitch"
     launcher.write_text(_LAUNCHER.format(python=target / "bin" / "python"))
     launcher.chmod(0o755)
