@@ -6,11 +6,17 @@ import datetime
 import os
 import pwd
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ..model.documents import indented
 from .main import show
 from .options import Values
+
+#: Last columns that are never cut.
+_TEXTS = ("VALUE", "RULE")
+#: Columns that a sentence must have, else it gets lines of its own; how far those are indented.
+_LEAST_FOR_TEXT, _INDENT = 16, 4
 
 
 def report(values: Values, document: Any, header: Sequence[str], rows: Sequence[Sequence[object]]) -> int:
@@ -30,11 +36,36 @@ def report_all(
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], width: int | None = None) -> str:
-    """Left-aligned columns, two spaces apart; lines are cut at `width` if given."""
+    """Left-aligned columns, two spaces apart. Lines longer than `width`, if given, are cut and end in `…`.
+
+    Where the last column is what the table is there for (`_TEXTS`), it goes on in further lines, and nothing is cut.
+    """
     cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(f"{cell:<{size}}" for cell, size in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "\n".join(line[:width] for line in lines)
+    lines = [_aligned(row, widths) for row in cells]
+    if width is None or max(map(len, lines)) <= width:
+        return "\n".join(lines)
+    if header[-1] in _TEXTS:
+        return "\n".join(_continued(row, widths, width) for row in cells)
+    return "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in lines)
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{cell:<{size}}" for cell, size in zip(row, widths, strict=True)).rstrip()
+
+
+def _continued(row: Sequence[str], widths: Sequence[int], width: int) -> str:
+    """A row whose last cell goes on below itself, or on lines of its own where there is hardly room beside the rest."""
+    import textwrap  # here, for a terminal that is wide enough does without
+
+    *front, last = row
+    start = sum(widths[:-1]) + 2 * len(front)
+    wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)  # paths stay whole
+    if width - start >= _LEAST_FOR_TEXT:
+        first, *others = wrap(last, width - start)
+        return "\n".join([_aligned([*front, first], widths), *(" " * start + line for line in others)])
+    lines = wrap(last, max(width - _INDENT, _LEAST_FOR_TEXT))
+    return "\n".join([_aligned(front, widths[:-1]), *(" " * _INDENT + line for line in lines)])
 
 
 def printable(value: object) -> str:
