@@ -48,6 +48,14 @@ def test_a_list_that_cannot_be_written_is_an_error(switch: Switch) -> None:
 
 
 @one_mode
+def test_what_the_locale_cannot_encode_is_printed_all_the_same(switch: Switch) -> None:
+    switch.run(["sh", "-c", "echo on; exec sleep 60", "né"]).wait_output("on")
+    listed = shell(switch, "export LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0; appswitch ps")
+    assert (listed.returncode, listed.errors()) == (0, "")
+    assert r"exec sleep 60' 'n\xe9'" in listed.output()
+
+
+@one_mode
 @pytest.mark.parametrize("output", ["> /dev/full", "<&- >&- 2>&-"])
 def test_what_is_done_is_done_whether_or_not_it_can_be_said(new_switch: NewSwitch, output: str) -> None:
     switch = new_switch()

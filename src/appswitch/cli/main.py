@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -65,6 +66,8 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _fill_standard_descriptors()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the locale's encoding may not have all that is printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:]
     if not argv or argv[0] in ("--help", "-h", "help"):
         return show(overview())
