@@ -49,8 +49,9 @@ def test_words_where_there_are_none() -> None:
         read(LIST, ["x"])
 
 
-def test_short_options() -> None:
-    values = read(LIST, ["-o", "json"])
+@pytest.mark.parametrize("argv", [["-o", "json"], ["-ojson"]])
+def test_short_options(argv: list[str]) -> None:
+    values = read(LIST, argv)
     assert values is not None
     assert values.one("--output") == "json"
 
@@ -69,3 +70,9 @@ def test_every_command_explains_all_its_options(name: str) -> None:
     assert text.startswith(f"Usage: appswitch {name}")
     assert all(option.name in text and option.help for option in (*command.options, HELP))
     assert name in cli_main.overview()
+
+
+def test_help_of_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["appswitch", "help", "run"])
+    assert cli_main.main() == 0
+    assert capsys.readouterr().out.startswith("Usage: appswitch run")

@@ -56,6 +56,14 @@ def test_what_the_locale_cannot_encode_is_printed_all_the_same(switch: Switch) -
 
 
 @one_mode
+@pytest.mark.parametrize("files", [7, 11, 14])
+def test_too_few_open_files_are_told_as_such(switch: Switch, files: int) -> None:
+    program = shell(switch, f"ulimit -n {files}; appswitch run -- true")
+    assert program.returncode == 125
+    assert program.errors().endswith("(Too many open files): raise the limit of open files (`ulimit -n`)\n")
+
+
+@one_mode
 @pytest.mark.parametrize("output", ["> /dev/full", "<&- >&- 2>&-"])
 def test_what_is_done_is_done_whether_or_not_it_can_be_said(new_switch: NewSwitch, output: str) -> None:
     switch = new_switch()

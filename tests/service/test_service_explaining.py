@@ -82,7 +82,7 @@ def test_what_it_cannot_tell_it_says(switch: Switch, own_actor: Start) -> None:
         (["zzzzzz"], "appswitch services"),
         (["grocer:0x50"], "NAME:PORT"),
         (["no spaces"], "cannot be a name"),
-        (["192.0.2.1"], "a port is wanted"),
+        (["192.0.2.1"], "give a port too"),
         (["grocer", "--as", "grover"], "did you mean 'grocer'?"),
         (["grocer", "--as", "zzzzzz"], "--tag"),
         (["grocer", "--tag", "group"], "not a tag"),

@@ -103,6 +103,9 @@ def test_up_twice_is_one_switch_and_down_leaves_nothing(new_switch: NewSwitch) -
     assert (switch.run_dir / "switch.lock").read_text() == f"{before['supervisor']}\n"
     again = switch.control("up", status=0).stdout
     assert "already up" in again
+    assert "--workers" not in again
+    again = switch.control("up", "--workers", "2", status=0).stdout
+    assert "keeps the settings that it was started with: --workers would" in again
     assert roles(switch) == before
     assert switch.control("down", status=0).stdout == "The switch is down.\n"
     last = [before.pop(role) for role in ("supervisor", "keeper")]

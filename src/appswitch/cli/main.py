@@ -34,8 +34,19 @@ COMMANDS = {
     "config": "settings, and where each comes from",
     "version": "print the version",
 }
-
-
+#: What other tools call them.
+_ELSEWHERE = {
+    "start": "up",
+    "stop": "down",
+    "exec": "run",
+    "list": "ps",
+    "ls": "ps",
+    "top": "ps",
+    "info": "status",
+    "nodes": "members",
+    "dig": "resolve",
+    "lookup": "resolve",
+}
 #: Characters that are shown of a word of an error message.
 _WORD = 300
 
@@ -69,6 +80,8 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # the locale's encoding may not have all that is printed
         sys.stdout.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:]
+    if argv[:1] == ["help"] and len(argv) > 1:
+        argv = [argv[1], "--help"]
     if not argv or argv[0] in ("--help", "-h", "help"):
         return show(overview())
     if argv[0] == "--version":
@@ -109,6 +122,8 @@ def _hint(argv: Sequence[str]) -> str:
     command = next((word for word in argv if word in COMMANDS), None)
     if argv[0].startswith("-") and command:
         return f" (options come after the command, as in `appswitch {command} {argv[0]} …`)"
+    if argv[0] in _ELSEWHERE:
+        return f" (did you mean {_ELSEWHERE[argv[0]]}?)"
     return options.suggestion(argv[0], COMMANDS)
 
 

@@ -89,10 +89,16 @@ def read(command: Command, argv: Sequence[str]) -> Values | None:
         word = rest.pop(0)
         if word == "--":
             break
-        name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+        elif word[:2] in known and known[word[:2]].metavar:  # -ojson
+            name, equals, value = word[:2], word[2:], word[2:]
+        else:
+            name, equals, value = word, "", ""
         wanted = known.get(name)
         if wanted is None:
-            raise UsageError(f"there is no option {name}{suggestion(name, known)}")
+            hint = suggestion(name, known) if name.startswith("--") else ""  # any letter is like some short option
+            raise UsageError(f"there is no option {name}{hint}")
         if wanted is HELP:
             return None
         if wanted.optional:

@@ -50,7 +50,7 @@ def main(values: Values) -> int:
     if lock is None and values.flag("--upgrade"):
         return _upgrade(run_dir, uid)
     if lock is None:
-        return _already_up(run_dir, settings.wish(), uid)
+        return _already_up(run_dir, settings, uid)
     line = f"The switch is up in {run_dir}."
     try:
         switch = replace(_member(switch, settings.wish()), missing=_missing(uid))
@@ -112,8 +112,11 @@ def _is_for_a_cluster(wish: Wish) -> bool:
     )
 
 
-def _already_up(run_dir: RunDir, wish: Wish, uid: int) -> int:
-    line = f"The switch in {run_dir} is already up."
+def _already_up(run_dir: RunDir, settings: config.Settings, uid: int) -> int:
+    line, wish = f"The switch in {run_dir} is already up.", settings.wish()
+    flags = [option.name for option in config.SWITCH_OPTIONS]
+    if given := [flag for flag in flags if settings.found[flag.removeprefix("--")].source == f"flag {flag}"]:
+        line += f" It keeps the settings that it was started with: {', '.join(given)} would be for a new one."
     if _is_for_a_cluster(wish):
         with _connect(run_dir, uid) as connection:
             found = connection.request({"op": "join", "cluster": asdict(wish)})["result"]
@@ -219,7 +222,7 @@ def _socket(values: config.Settings, uid: int) -> tuple[int, int | None]:
     if group is not None:
         mode, gid = 0o660, _group(group)
         if gid is None:
-            raise UsageError(f"--socket-group: there is no group {group!r}")
+            raise UsageError(f"--socket-group: there is no group {group!r}: give one that `getent group` shows")
     elif uid == 0 and mode_text is None and (gid := _group(_GROUP)) is not None:
         mode = 0o660
     if mode_text is not None:

@@ -42,8 +42,8 @@ def parse_server(text: str) -> Server:
         if port > 65535:
             raise OverflowError("no such port")
         found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
-    except (OSError, OverflowError, UnicodeError) as problem:
-        raise ValueError(f"{text!r} is not the address of a DNS server: {problem}") from None
+    except (OSError, OverflowError, UnicodeError):
+        raise ValueError(f"{text!r} is no DNS server's address: write it as 192.0.2.1 or 192.0.2.1:53") from None
     return int(found[0][0]), found[0][4]
 
 

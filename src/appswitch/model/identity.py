@@ -133,7 +133,8 @@ def check_tags(texts: Iterable[str]) -> Tags:
     texts = list(texts)
     for text in texts:
         if not (_TAG.fullmatch(text) and text.isprintable()):
-            raise Refusal(f"{_shown(text)} is not a tag: write key=value, such as --tag group=1")
+            several = "; for several values give --tag several times" if "," in text else ""
+            raise Refusal(f"{_shown(text)} is not a tag: write key=value, such as --tag group=1{several}")
     pairs = {tuple(text.split("=", 1)) for text in texts}
     if len(",".join("=".join(pair) for pair in pairs).encode()) > TAGS_MOST:
         raise Refusal(f"the tags are longer than {TAGS_MOST} bytes together; they travel with connections: use fewer")

@@ -118,10 +118,10 @@ class Ending:
         if live and message.get("force") is not True:
             names = list(dict.fromkeys(entry.identity.label for entry in live))
             which = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-            count = "1 program runs" if len(live) == 1 else f"{len(live)} programs run"
+            count, them = ("1 program runs", "it") if len(live) == 1 else (f"{len(live)} programs run", "them")
             raise SwitchError(
-                f"{count} under this switch ({which}): end them first, or use --force, "
-                "which leaves them running but without network"
+                f"{count} under this switch ({which}): end {them} first, or use --force, "
+                f"which leaves {them} running but without network"
             )
         self.control.reply(client, {"ok": True, "programs": len(live)})
         # The connection stays open until everything is gone: its end tells the client.

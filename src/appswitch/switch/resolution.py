@@ -32,7 +32,7 @@ def resolution(view: View, table: Table, live: list[Service], message: dict[str,
     client, entry = _client(view.entries, message)
     ports = [port] if port else sorted({row.port for row in table.under(vip) if row.proto == TCP})
     if name is None and not ports:
-        raise SwitchError(f"a port is wanted for an address that nobody serves: {unpack(vip)} and :PORT")
+        raise SwitchError(f"nobody serves {unpack(vip)} here: give a port too, to see where a connect would go")
     cookies = {row.cookie for row in live}
     return {
         "name": name or ", ".join(table.names_of(behind(vip)) or ()) or None,

@@ -78,9 +78,9 @@ def confine(plan: Plan) -> Handover:
     except surroundings.SurroundingsError as error:
         raise GeneratorError(str(error)) from None
     except OSError as error:
+        otherwise = "see that Landlock and sock_diag are allowed here, or run appswitch outside of this container"
         raise GeneratorError(
-            f"the program cannot be confined ({error.strerror or error}): see that Landlock and sock_diag "
-            "are allowed here, or run appswitch outside of this container"
+            f"the program cannot be confined ({error.strerror or error}): {surroundings.remedy(error, otherwise)}"
         ) from None
     try:
         listener = seccomp.install(filter.build())

@@ -125,6 +125,11 @@ def build(plan: Plan) -> Surroundings:
     return Surroundings(end.kind, end.fd, end.ifindex, acceptor_v4, acceptor_v6, acceptor_mapped, dns, routes)
 
 
+def remedy(error: OSError, otherwise: str) -> str:
+    """What to do about it: have more descriptors if they ran out, else what is likely to help where it happened."""
+    return "raise the limit of open files (`ulimit -n`)" if error.errno == errno.EMFILE else otherwise
+
+
 class _Step:
     """Turns an OSError inside it into a SurroundingsError that names the step and the remedy."""
 
@@ -136,8 +141,8 @@ class _Step:
 
     def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise SurroundingsError(error.errno, f"cannot {self._what} ({reason}): {self._remedy}") from None
+            reason, helps = error.strerror or str(error), remedy(error, self._remedy)
+            raise SurroundingsError(error.errno, f"cannot {self._what} ({reason}): {helps}") from None
 
 
 def _connect_device(route: netlink.Route, index: int, addresses: list[str], *, ipv6: bool) -> None:
