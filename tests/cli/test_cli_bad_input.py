@@ -263,6 +263,7 @@ def test_numbers_are_ascii_digits_and_bounded(text: str) -> None:
         (["run", "-p", "80:80", "true"], "there is no option -p; see"),
         (["ps", "--conections"], "there is no option --conections (did you mean --connections?)"),
         (["ps", "-\x07"], "there is no option -\\x07"),
+        (["run", "--tag", "gruop=1", "true"], "write --tag group=1"),
         (["run", "--tag", "group=1,2", "true"], "give --tag several times"),
         (["status", "-o"], "-o needs a value"),
         (["run", "--name", "--", "true"], "--name needs a value"),

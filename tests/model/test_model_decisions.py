@@ -91,6 +91,17 @@ def test_what_nobody_has_is_outside_and_what_somebody_has_is_refused():
     assert isinstance(resolve(who(), WEB, 81, [], known=True), Refuse)
 
 
+@pytest.mark.parametrize("key", ["Group", "GROUP", "gruop", "grup", "groups", "grpup", "Grroup"])
+def test_a_key_that_is_nearly_group_is_a_slip(key):
+    assert policy.is_slip(key)
+
+
+@pytest.mark.parametrize("key", ["group", "group1", "group-a", "zone", "grope", "user", "grp", "regroup", "g"])
+def test_a_key_of_its_own_is_none(key):
+    assert not policy.is_slip(key)
+
+
+
 def test_policy_leaves_out_instances_and_denies_when_none_is_left():
     rows = [row(1, tags=(("group", "1"),)), row(2, tags=(("group", "2"),))]
     found = resolve(who(tags=(("group", "2"),)), WEB, 80, rows, known=True)

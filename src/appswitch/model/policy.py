@@ -5,6 +5,7 @@ Pure: values in, a verdict out. Richer rules get their place here.
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
 from .identity import Tags
@@ -20,6 +21,20 @@ class Verdict(NamedTuple):
 
 
 ALLOWED = Verdict(True, "group")
+
+
+def is_slip(key: str) -> bool:
+    """Is this key probably a misspelt `group`: by a letter, or by capitals? Such a tag would keep nobody out."""
+    low = key.lower()
+    if key == GROUP or not low.isalpha():
+        return False
+    if len(low) == len(GROUP):
+        return sorted(low) == sorted(GROUP) or sum(map(operator.ne, low, GROUP)) <= 1
+    return GROUP in _less_one_letter(low) or low in _less_one_letter(GROUP)
+
+
+def _less_one_letter(word: str) -> set[str]:
+    return {word[:place] + word[place + 1 :] for place in range(len(word))}
 
 
 def groups(tags: Tags) -> frozenset[str]:

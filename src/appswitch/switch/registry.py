@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
-from ..model import balance, exposure
+from ..model import balance, exposure, policy
 from ..model.address import unpack
 from ..model.exposure import Place
 from ..model.identity import (
@@ -138,13 +138,20 @@ def check_request(message: dict[str, Any]) -> Request:
         raise Refusal("the request's user is no number of a user: use `appswitch run` of the same version")
     if len(tags) > 64:
         raise Refusal(f"{len(tags)} tags are too many: give at most 64")
+    checked = check_tags(tags)
+    for key, value in checked:
+        if policy.is_slip(key):
+            raise Refusal(
+                f"{key}={value} is no `group` tag and would keep nobody out: write --tag {policy.GROUP}={value}, "
+                "or choose a key that is less like it"
+            )
     options = _options(wanted)
     if options.expose and name is None and ip is None:
         raise Refusal("--expose publishes a service, and a program without a name offers none: give it one with --name")
     return Request(
         check_name(name) if name is not None else None,
         check_address(ip) if ip is not None else None,
-        check_tags(tags),
+        checked,
         options,
         _shortened(argv),
         user,
