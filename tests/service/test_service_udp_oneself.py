@@ -13,6 +13,7 @@ from service.acting import Actor
 from service.loads import status
 from service.test_service_udp import HELP
 from service.test_service_udp_batches import BATCHES, KINDS
+from support import modes
 from support.program import wait_until
 from support.switch import Switch
 
@@ -196,3 +197,18 @@ def test_a_bind_that_signals_interrupt_ends_without_the_relay(switch: Switch, ow
     finally:
         os.kill(pid, signal.SIGCONT)
     assert server("s.getsockname()[1]") == 4900
+
+
+@pytest.mark.parametrize("mode", modes.possible()[:1], ids=str)
+def test_a_program_begins_though_the_relay_hangs(switch: Switch, own_actor: Start) -> None:
+    first = equip(own_actor(ip="10.41.10.1"))
+    pid = next(process["pid"] for process in status(switch)["processes"] if process["role"] == "relay")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        second = equip(own_actor(ip="10.41.10.1"))
+        second("s, t = server(5000), server(40000)")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for port in (5000, 40000):
+        wait_until(lambda: first(f"ask('127.0.0.1', {port})") == "?!", lambda: "what was bound meanwhile")  # noqa: B023
+    assert f"the relay (process {pid}) has not taken program" in (switch.run_dir / "switch.log").read_text()

@@ -15,6 +15,7 @@ from ..model.address import unpack
 from ..model.identity import Refusal, resolver_address
 from ..table.store import Table
 from . import descriptors, exposing, wire
+from .beginnings import Beginnings
 from .children import Child
 from .control import Client, Control
 from .forks import Forks
@@ -56,9 +57,7 @@ class Programs:
         self._clustered, self._left = clustered, left
         self._uid = os.geteuid()
         self._nameserver = resolver_address(registry.network)
-        self._waiting_clients: dict[int, Client] = {}
-        #: Who must have taken a program before it begins: the relay, too, if others have its virtual IP.
-        self._awaited: dict[int, set[str]] = {}
+        self.beginnings = Beginnings(relay, self._begin)
         #: Programs that have ended and whose rows are to be removed.
         self._unstruck: list[Entry] = []
         # What each worker wants kept for the one after it: the program's number and descriptors by its own keys.
@@ -195,12 +194,15 @@ class Programs:
             log.exception("program %d could not be entered", entry.number)
             self._end_program(entry)
             raise SwitchError(f"the switch cannot take the program in ({error}): see {self._run_dir.log}") from None
-        self._waiting_clients[entry.number] = client
         shared = len(self._registry.sharing(entry.identity.vip)) > 1
-        self._awaited[entry.number] = {"worker", "relay"} if shared else {"worker"}
+        self.beginnings.wait(entry.number, client, shared=shared)
         self._introduce_to_relay(entry)
         self._introduce_to_worker(entry, again=False)
         log.debug("program %d of user %d is %s", entry.number, entry.identity.uid, entry.identity.label)
+
+    def _begin(self, client: Client) -> None:
+        self.control.reply(client, {"ok": True})
+        self.control.drop(client)
 
     def late(self, client: Client) -> None:
         entry = client.entry
@@ -212,7 +214,7 @@ class Programs:
     def gone(self, client: Client) -> None:
         """An identity that no program got is free again."""
         if client.entry is not None:
-            self._waiting_clients.pop(client.entry.number, None)
+            self.beginnings.forget(client.entry.number)
             if not client.entry.attached:
                 self._registry.release(client.entry.number)
                 self._loop.close(exposing.release(client.entry, self._registry.entries.values()))
@@ -240,7 +242,7 @@ class Programs:
             "since": entry.since,
             "diag": bool(diags),
             "route": bool(route),
-            "answer": "relay" in self._awaited.get(entry.number, ()),
+            "answer": self.beginnings.awaits_relay(entry.number),
         }
         fds = [*entry.fds["device"], *entry.fds["dns"], *diags, *route]
         self._staff.tell(self._relay, entry.number, message, fds)
@@ -267,7 +269,6 @@ class Programs:
     def _end_program(self, entry: Entry) -> None:
         """Its last process has ended: nothing of it stays."""
         self._registry.release(entry.number)
-        self._awaited.pop(entry.number, None)
         self._loop.close(exposing.release(entry, self._registry.entries.values()))
         for child in (self._relay, *self._workers):
             child.forget_program(entry.number)
@@ -277,7 +278,7 @@ class Programs:
             self._keeping.drop(f"worker/{entry.worker}/{key}")
             self._loop.close(kept.pop(key)[1])
         self.ended(entry)
-        if (client := self._waiting_clients.get(entry.number)) is not None:
+        if (client := self.beginnings.forget(entry.number)) is not None:
             self.control.drop(client)
         log.debug("program %d (%s) has ended", entry.number, entry.identity.label)
         self._unstruck.append(entry)
@@ -359,7 +360,7 @@ class Programs:
         index = self._workers.index(child) if entry is None else entry.worker
         kept = self._kept[index]
         if operation == "attached":
-            self.taken(number, "worker")
+            self.beginnings.taken(number, "worker")
         elif operation == "keep" and entry is not None and isinstance(key, str):
             former = kept.pop(key, None)
             kept[key] = (entry.number, fds)
@@ -370,14 +371,6 @@ class Programs:
             # If it has died already: its successor will find this left over, and wait for its end.
             self._keeping.drop(f"worker/{index}/{key}", partial(self._forgotten, child, index, key))
         self._loop.close(fds)
-
-    def taken(self, number: Any, by: str) -> None:
-        """Its worker or the relay has taken a program, which begins when all have."""
-        awaited = self._awaited.get(number, set())
-        awaited.discard(by)
-        if not awaited and (client := self._waiting_clients.pop(number, None)) is not None:
-            self.control.reply(client, {"ok": True})
-            self.control.drop(client)
 
     def _forgotten(self, child: Child, index: int, key: str) -> None:
         """The keeper has closed its copies: with ours the last ones go."""

@@ -230,6 +230,7 @@ class Supervisor:
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
+        self._programs.beginnings.due(now)
         self._control.due(now)
         self._keeping.due(now)
         self._clustering.due(now)
@@ -239,7 +240,7 @@ class Supervisor:
     def _timeout(self) -> float | None:
         """Seconds until something is due; None when nothing is."""
         moments = [*self._staff.moments(), *self._control.moments(), *self._keeping.moments()]
-        moments += self._ending.moments()
+        moments += [*self._programs.beginnings.moments(), *self._ending.moments()]
         if self._clustering.deadline is not None:
             moments.append(self._clustering.deadline)
         return max(0.0, min(moments) - time.monotonic()) if moments else None
@@ -300,7 +301,7 @@ class Supervisor:
         elif message.get("op") == "node":
             self._clustering.worker_heard(child)
         elif message.get("op") == "attached":
-            self._programs.taken(message.get("number"), "relay")
+            self._programs.beginnings.taken(message.get("number"), "relay")
 
     def _ended(self, child: Child) -> bool:
         """Whether it is to be started again."""
