@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -56,6 +57,34 @@ def test_what_is_set_is_there(user: bool) -> None:
     assert both == [[one, later], ["50: from all to 2001:db8::1 iif lo ipproto udp dport 5000 lookup 77", later]]
     assert [sorted(each) for each in four] == [sorted([one, one.replace("5000", "61000-65534"), later]), BEFORE]
     assert len(many[0]) == 101
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_what_failed_halfway_is_cleared_and_can_be_set_again(user: bool) -> None:
+    many = frozenset(Rule(V4, 1000 + n, 1000 + n) for n in range(100))
+
+    def work() -> list[Any]:
+        namespace.enter(user=user)
+        with route_socket() as sock:
+            rules, room = Rules(sock, used=False), sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)  # has room for half of the answers
+            code = 0
+            try:
+                rules.set(many)
+            except OSError as error:
+                code = error.errno
+            steps = [code, shown()]
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+            rules.clear()
+            steps.append(shown())
+            rules.set(many)
+            return [*steps, shown()]
+
+    code, halfway, cleared, again = children.in_child(work, drop=user)
+    assert code == errno.ENOBUFS
+    assert len(halfway[0]) > 2
+    assert cleared == [BEFORE, BEFORE]
+    assert len(again[0]) == 101
 
 
 def test_nothing_is_waited_for() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from appswitch.linux.rules import Rule
 from appswitch.model.address import ANY, ANY4, LOOPBACK4, LOOPBACK6, pack
 from appswitch.relay import packets
-from appswitch.relay.oneself import MOST, SHOWN, Allowance, Place, Shown, Socket, meant, places, plan
+from appswitch.relay.oneself import MOST, SHOWN, Allowance, Place, Retries, Shown, Socket, meant, places, plan
 
 V4, V6 = pack("10.1.2.3"), pack("2001:db8::1")
 VIPS = st.sampled_from([V4, V6])
@@ -103,6 +103,16 @@ def test_who_costs_much_must_wait() -> None:
     allowance.take(1.0)
     assert not allowance.is_left(115.0)
     assert allowance.is_left(125.0)
+
+
+def test_what_fails_is_tried_again_ever_later_and_what_lies_far_back_is_forgiven() -> None:
+    retries, pauses = Retries(), Retries.PAUSES
+    for pause in pauses:
+        assert retries.failed(100.0) == 100.0 + pause
+    assert retries.failed(100.0) is None
+    assert retries.failed(100.0 + Retries.FORGIVEN) is None
+    later = 100.0 + 2 * Retries.FORGIVEN + 1
+    assert retries.failed(later) == later + pauses[0]
 
 
 def test_programs_with_very_many_ports_cost_little() -> None:

@@ -1,5 +1,6 @@
 """Programs whose rules cannot be set, and strange files, cost the others nothing."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from appswitch.linux import rules
 from appswitch.model.address import ANY4, pack
 from appswitch.relay import sharing
 from appswitch.relay.bound import Bound
-from appswitch.relay.oneself import Socket
+from appswitch.relay.oneself import SHOWN, Retries, Socket
 from appswitch.relay.program import Program
 from appswitch.relay.sharing import Sharing
 
@@ -61,6 +62,100 @@ def test_who_cannot_have_rules_is_left_out(tmp_path: Path, sockets: ExitStack) -
         shared.detach(each)
 
 
+class Kernel:
+    """Takes all rules, or none while `error` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error = 0
+        self.cleared: list[rules.Rules] = []
+        monkeypatch.setattr(rules.Rules, "set", lambda one, wanted: self._set(one, wanted))
+        monkeypatch.setattr(rules.Rules, "clear", lambda one: self._clear(one))
+
+    def _set(self, one: rules.Rules, wanted: frozenset[rules.Rule]) -> None:
+        one.now = wanted
+        if self.error:
+            raise OSError(self.error, "not now")
+
+    def _clear(self, one: rules.Rules) -> None:
+        one.now = frozenset()
+        self.cleared.append(one)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(monkeypatch)
+
+
+def ports(shared: Sharing, one: Program) -> set[int]:
+    """What leaves its namespace, but for what clients are shown with."""
+    return {rule.first for rule in cast(Any, shared)._rules[one].now} - {SHOWN.start}
+
+
+def test_rules_that_could_not_be_set_are_tried_again(
+    tmp_path: Path, sockets: ExitStack, kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    shared = Sharing(str(tmp_path))
+    one, two = (program(sockets, name) for name in ("one", "two"))
+    for each in (one, two):
+        shared.attach(each)
+    assert shared.moments() == []
+    kernel.error = errno.ENOBUFS
+    shared.bound(one, [Socket(ANY4, 5000, False)])
+    assert not shared.is_own(one, VIP)
+    assert not shared.is_own(two, VIP)
+    assert len(kernel.cleared) == 2  # nothing leads out that the relay would not take
+    for _ in range(2):  # and fails again
+        moment = max(shared.moments())
+        assert shared.overdue(min(shared.moments()) - 0.001) == []
+        assert shared.overdue(moment) == [one, two]
+        shared.bound(one, [Socket(ANY4, 5000, False)])
+    assert markers(tmp_path) == []
+    kernel.error = 0
+    assert shared.overdue(max(shared.moments())) == [one, two]
+    assert markers(tmp_path) == [VIP.hex()]
+    shared.bound(one, [Socket(ANY4, 5000, False)])
+    assert ports(shared, two) == {5000}
+    assert shared.is_own(one, VIP)
+    assert shared.is_own(two, VIP)
+    assert shared.moments() == []
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 4  # once for each, and once that it is over
+    assert all("until its rules can be set" in line for line in said[:2])
+    assert all("again" in line for line in said[2:])
+
+
+def test_rules_are_not_tried_without_end(
+    tmp_path: Path, sockets: ExitStack, kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = Sharing(str(tmp_path))
+    one, two = (program(sockets, name) for name in ("one", "two"))
+    for each in (one, two):
+        shared.attach(each)
+    kernel.error = errno.ENOBUFS
+    tries = 0
+    while True:
+        shared.bound(one, [Socket(ANY4, 5000, False)])
+        if not shared.moments():
+            break
+        tries += 1
+        shared.overdue(max(shared.moments()))
+    assert tries == len(Retries.PAUSES)
+    assert [record.getMessage().count("any more") for record in caplog.records] == [0, 0, 1, 1]
+    # Nor at all when its owner keeps the kernel busy, or when it has ended.
+    for error, waiting in ((errno.ETIMEDOUT, 0), (errno.ENOBUFS, 2)):
+        kernel.error = 0
+        three, four = (program(sockets, name) for name in ("three", "four"))
+        for each in (three, four):
+            shared.attach(each)
+        kernel.error = error
+        shared.bound(three, [Socket(ANY4, 5000, False)])
+        assert len(shared.moments()) == waiting
+        for each in (three, four):
+            shared.detach(each)
+        assert shared.moments() == []
+
+
 def test_what_is_no_virtual_ip_s_is_left_alone(tmp_path: Path) -> None:
     directory = tmp_path / sharing.DIRECTORY
     (directory / "aa").mkdir(parents=True)
@@ -98,7 +193,7 @@ def test_what_one_has_bound_alone_is_looked_at_when_another_comes(
     tmp_path: Path, sockets: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Any] = []
-    monkeypatch.setattr(Bound, "_read", lambda self, program: read.append(program))
+    monkeypatch.setattr(Bound, "_read", lambda self, program, *_: read.append(program))
     poller = cast(Any, SimpleNamespace(watch=lambda *_: None, forget=lambda *_: None))
     shared, nothing = Sharing(str(tmp_path)), cast(Any, None)
     bound = Bound(poller, nothing, str(tmp_path), nothing, shared, nothing)
@@ -107,6 +202,6 @@ def test_what_one_has_bound_alone_is_looked_at_when_another_comes(
         shared.attach(each)
         bound.attach(each)
         cast(Any, bound)._changed(each)  # later, for it has read much
-    bound.close()
     one, two, three = programs
+    bound.close()
     assert read == [one, two, one, three]

@@ -2,15 +2,17 @@
 
 import os
 import signal
+import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from appswitch.linux import features
+from appswitch.linux.pidfd import copy_descriptor
 from appswitch.relay.oneself import SHOWN
 from service.acting import Actor
-from service.loads import status
+from service.loads import roles, status
 from service.test_service_udp import HELP
 from service.test_service_udp_batches import BATCHES, KINDS
 from support import modes
@@ -199,10 +201,40 @@ def test_a_bind_that_signals_interrupt_ends_without_the_relay(switch: Switch, ow
     assert server("s.getsockname()[1]") == 4900
 
 
+def route_sockets(pid: int) -> Iterator[socket.socket]:
+    """Copies of a process's sockets by which rules are set."""
+    pidfd = os.pidfd_open(pid)
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        if os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
+            copy = socket.socket(fileno=copy_descriptor(pidfd, int(name)))
+            if copy.family == socket.AF_NETLINK and copy.proto == socket.NETLINK_ROUTE:
+                yield copy
+            else:
+                copy.close()
+    os.close(pidfd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have other processes' descriptors")
+@pytest.mark.parametrize("mode", modes.possible()[:1], ids=str)
+def test_rules_that_could_not_be_set_are_tried_again(switch: Switch, own_actor: Start) -> None:
+    server, client = (equip(own_actor(ip="10.41.11.1")) for _ in range(2))
+    copies = list(route_sockets(roles(switch)["relay"]))
+    assert len(copies) == 2
+    room = copies[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    for copy in copies:
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel's answers find no room
+    server("s = server(5100)")
+    assert client("ask('127.0.0.1', 5100)") == "ECONNREFUSED"  # and is not led astray
+    for copy in copies:
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        copy.close()
+    wait_until(lambda: client("ask('127.0.0.1', 5100)") == "?!", lambda: f"the rules: {rules(client)}")
+
+
 @pytest.mark.parametrize("mode", modes.possible()[:1], ids=str)
 def test_a_program_begins_though_the_relay_hangs(switch: Switch, own_actor: Start) -> None:
     first = equip(own_actor(ip="10.41.10.1"))
-    pid = next(process["pid"] for process in status(switch)["processes"] if process["role"] == "relay")
+    pid = roles(switch)["relay"]
     os.kill(pid, signal.SIGSTOP)
     try:
         second = equip(own_actor(ip="10.41.10.1"))

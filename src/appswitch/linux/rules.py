@@ -29,6 +29,8 @@ _AT_ONCE = 64
 _LEFT = 1024
 #: Datagrams that are not answers: there are none, unless somebody sends them.
 _STRANGE = 16
+#: Answers that came after a request was given up.
+_LATE = _AT_ONCE + _STRANGE
 #: What says that it is as it was to become.
 _DONE = (errno.EEXIST, errno.ENOENT)
 
@@ -102,7 +104,16 @@ class Rules:
         self._socket = netlink
         self._number = 0
         self.now: frozenset[Rule] = frozenset()
-        for family in (socket.AF_INET, socket.AF_INET6) if used else ():
+        if used:
+            self.clear()
+
+    def clear(self) -> None:
+        """Take away what another process has left, or a `set` that failed; as far as the kernel lets us."""
+        self.now = frozenset()
+        with suppress(OSError):
+            for _ in range(_LATE):
+                self._socket.recv(65536, socket.MSG_DONTWAIT)
+        for family in (socket.AF_INET, socket.AF_INET6):
             with suppress(OSError):  # no IPv6
                 left = False
                 for _ in range(_LEFT):

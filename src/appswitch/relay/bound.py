@@ -2,7 +2,8 @@
 
 Programs of this host are asked whenever a conversation begins (`datagrams`), so that nothing depends on the rows being
 up to date. A worker tells of each bind(2), at `udp.sock`; the kernel of each socket that is destroyed. What is bound
-is then read anew: there is no timer, but for a program that changes so much that it must wait its turn.
+is then read anew: there is no timer, but for a program that changes so much that it must wait its turn, and for
+rules that could not be set (`sharing`).
 """
 
 from __future__ import annotations
@@ -83,11 +84,14 @@ class Bound:
         if program.diag is not None and program.identity is not None:
             self._named[program] = set()
             self._by_id[int(program.id)] = program
-            self._read(program)
-            # What one has bound that was alone until now may not have been looked at; it did not wait for that.
-            other = self._sharing.only_other(program)
-            if other in self._due:
-                self._read(other)
+            self._look(program)
+
+    def _look(self, program: Program) -> None:
+        self._read(program)
+        # What one has bound that was alone until now may not have been looked at; it did not wait for that.
+        other = self._sharing.only_other(program)
+        if other in self._due:
+            self._read(other)
 
     def detach(self, program: Program) -> None:
         """It has ended; the supervisor strikes its rows out. Before its sockets are closed."""
@@ -112,12 +116,15 @@ class Bound:
 
     def timeout(self) -> float | None:
         """Seconds until `expire` must be called; None when nothing waits."""
-        return max(0.0, min(self._due.values()) - time.monotonic()) if self._due else None
+        moments = [*self._due.values(), *self._sharing.moments()]
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def expire(self) -> None:
         """Read what is due."""
+        now = time.monotonic()
+        for program in self._sharing.overdue(now):
+            self._look(program)
         if self._due:
-            now = time.monotonic()
             for program in [program for program, due in self._due.items() if due <= now]:
                 self._read(program)
 

@@ -107,6 +107,24 @@ class Allowance:
         self._left -= seconds
 
 
+class Retries:
+    """When what has failed is tried again: after ever longer pauses, then never. What lies far back does not count."""
+
+    #: Seconds.
+    PAUSES = (0.5, 5.0, 60.0, 600.0)
+    FORGIVEN = 3600.0
+
+    def __init__(self) -> None:
+        self._count, self._last = 0, 0.0
+
+    def failed(self, now: float) -> float | None:
+        """It has, just now: the moment of the next try, None when there is none."""
+        if now - self._last > self.FORGIVEN:
+            self._count = 0
+        self._count, self._last = self._count + 1, now
+        return now + self.PAUSES[self._count - 1] if self._count <= len(self.PAUSES) else None
+
+
 class Shown(Generic[Owner]):
     """The ports of `SHOWN` by which clients of one virtual IP are known to its other programs."""
 

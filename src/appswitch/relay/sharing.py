@@ -22,7 +22,7 @@ from appswitch.model.service import Service
 
 from . import oneself, packets
 from .across import ASKED
-from .oneself import SHOWN, Allowance, Place, Shown, Socket
+from .oneself import SHOWN, Allowance, Place, Retries, Shown, Socket
 from .program import Program
 
 #: Directory of empty files: the virtual IPs of several programs, in hex. Workers look there (trap.calls.bind).
@@ -61,14 +61,22 @@ class Sharing:
         self._over: defaultdict[Program, list[int]] = defaultdict(list)
         self._shown: defaultdict[bytes, Shown[Program]] = defaultdict(Shown)
         self._capped: set[Program] = set()
+        #: Programs whose rules could not be set, until they are; and when those that are left out are tried again.
+        self._troubled: set[Program] = set()
+        self._retries: dict[Program, Retries] = {}
+        self._again: dict[Program, tuple[float, Rules]] = {}
         self._allowances: dict[Program, Allowance] = {}
 
     def attach(self, program: Program) -> None:
         """A program has come; what it has bound is told later."""
         if program.identity is None or program.route is None or program.diag is None:
             return
+        self._enter(program, Rules(program.route, used=program.identity.vip in self._before))
+
+    def _enter(self, program: Program, rules: Rules) -> None:
+        assert program.identity is not None
         vip = program.identity.vip
-        self._rules[program] = Rules(program.route, used=vip in self._before)
+        self._rules[program] = rules
         self._taken[vip][program] = frozenset()
         self._sockets[program] = frozenset()
         if len(self._taken[vip]) == 2:
@@ -78,6 +86,9 @@ class Sharing:
 
     def detach(self, program: Program) -> None:
         """It has ended. Its rules end with its namespace."""
+        self._troubled.discard(program)
+        self._retries.pop(program, None)
+        self._again.pop(program, None)
         if program.identity is not None and program in self._rules:
             self._leave(program)
             self._renew(program.identity.vip)
@@ -161,10 +172,26 @@ class Sharing:
     def _renew(self, vip: bytes) -> None:
         """Set what has changed. Where that cannot be done, the program is left out, and the others' are set anew."""
         while failed := self._set(oneself.plan(vip, self._taken.get(vip, {}))):
-            for program in failed:
+            for program, error in failed:
+                rules = self._rules[program]
                 self._leave(program)
+                self._put_off(program, rules, error)
 
-    def _set(self, plan: dict[Program, frozenset[Rule]]) -> list[Program]:
+    def _put_off(self, program: Program, rules: Rules, error: OSError) -> None:
+        """What it has been left out for may pass, if it is not its owner's doing."""
+        moment = None
+        if error.errno != errno.ETIMEDOUT:
+            rules.clear()  # those that have been set lead to where it is not known any more
+            moment = self._retries.setdefault(program, Retries()).failed(time.monotonic())
+        if moment is not None:
+            self._again[program] = moment, rules
+        if moment is None or program not in self._troubled:
+            end = "any more" if moment is None else "until its rules can be set"
+            log.warning("UDP over loopback of %s does not reach others %s: %s", program.name, end, error)
+        self._troubled.add(program)
+
+    def _set(self, plan: dict[Program, frozenset[Rule]]) -> list[tuple[Program, OSError]]:
+        """Those whose rules could not be set."""
         failed = []
         for program, wanted in plan.items():
             rules = self._rules[program]
@@ -183,9 +210,29 @@ class Sharing:
                 if time.thread_time() - began > _TOO_LONG:  # its owner may fill its namespace with rules
                     raise TimeoutError(errno.ETIMEDOUT, "its rules take too long")
             except OSError as error:
-                log.warning("UDP over loopback of %s does not reach others any more: %s", program.name, error)
-                failed.append(program)
+                failed.append((program, error))
+                continue
+            if program in self._troubled:
+                self._troubled.discard(program)
+                log.info("UDP over loopback of %s reaches others again", program.name)
         return failed
+
+    # ---- what is due ----
+
+    def moments(self) -> list[float]:
+        """When `overdue` must be called, on the monotonic clock; empty while nothing waits."""
+        return [moment for moment, _ in self._again.values()]
+
+    def overdue(self, now: float) -> list[Program]:
+        """Programs of which is to be told what is bound."""
+        found = []
+        for program, (moment, rules) in list(self._again.items()):
+            if moment <= now:
+                del self._again[program]
+                rules.clear()
+                self._enter(program, rules)
+                found.append(program)
+        return found
 
     # ---- conversations ----
 
