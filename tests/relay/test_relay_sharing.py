@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from appswitch.linux import rules
+from appswitch.linux.udp_diag import UdpSocket
 from appswitch.model.address import ANY4, pack
 from appswitch.relay import sharing
 from appswitch.relay.bound import Bound
@@ -107,12 +109,12 @@ def test_rules_that_could_not_be_set_are_tried_again(
     assert len(kernel.cleared) == 2  # nothing leads out that the relay would not take
     for _ in range(2):  # and fails again
         moment = max(shared.moments())
-        assert shared.overdue(min(shared.moments()) - 0.001) == []
-        assert shared.overdue(moment) == [one, two]
+        assert shared.overdue(min(shared.moments()) - 0.001) == {}
+        assert shared.overdue(moment).keys() == {one, two}
         shared.bound(one, [Socket(ANY4, 5000, False)])
     assert markers(tmp_path) == []
     kernel.error = 0
-    assert shared.overdue(max(shared.moments())) == [one, two]
+    assert shared.overdue(max(shared.moments())).keys() == {one, two}
     assert markers(tmp_path) == [VIP.hex()]
     shared.bound(one, [Socket(ANY4, 5000, False)])
     assert ports(shared, two) == {5000}
@@ -154,6 +156,50 @@ def test_rules_are_not_tried_without_end(
         for each in (three, four):
             shared.detach(each)
         assert shared.moments() == []
+
+
+def test_a_bind_whose_end_is_not_told_is_over_some_time(
+    tmp_path: Path, sockets: ExitStack, kernel: Kernel
+) -> None:
+    shared = Sharing(str(tmp_path))
+    one, two = (program(sockets, name) for name in ("one", "two"))
+    for each in (one, two):
+        shared.attach(each)
+    shared.announce(one, 5000)
+    assert ports(shared, two) == {5000}
+    shared.over(one, 5000)
+    shared.bound(one, [])
+    assert ports(shared, two) == set()
+    assert shared.moments() == []  # nothing is waited for as a rule
+    shared.announce(one, 5001)
+    [moment] = shared.moments()
+    shared.announce(one, 5002)
+    shared.over(one, 5002)
+    shared.bound(one, [])
+    assert ports(shared, two) == {5001}
+    assert shared.overdue(moment - 0.001) == {}
+    assert shared.overdue(moment) == {one: {5001}}
+    assert shared.moments() == []
+    shared.bound(one, [])
+    assert ports(shared, two) == set()
+
+
+def test_each_bind_has_its_time(
+    tmp_path: Path, sockets: ExitStack, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Sharing(str(tmp_path))
+    one = program(sockets, "one")
+    shared.attach(one)
+    now = time.monotonic()
+    for later in (0.0, 1.0, 2.0):
+        monkeypatch.setattr(sharing.time, "monotonic", lambda: now + later)  # noqa: B023
+        shared.announce(one, 5000 + int(later))
+    [first] = shared.moments()
+    assert shared.overdue(first + 0.5) == {one: {5000}}
+    [second] = shared.moments()
+    assert second == first + 1
+    assert shared.overdue(first + 3) == {one: {5001, 5002}}
+    assert shared.moments() == []
 
 
 def test_what_is_no_virtual_ip_s_is_left_alone(tmp_path: Path) -> None:
@@ -205,3 +251,44 @@ def test_what_one_has_bound_alone_is_looked_at_when_another_comes(
     one, two, three = programs
     bound.close()
     assert read == [one, two, one, three]
+
+
+class Diag:
+    """Tells of these sockets."""
+
+    def __init__(self, *found: UdpSocket) -> None:
+        self._found = list(found)
+        self.socket = SimpleNamespace(fileno=lambda: 9)
+
+    def hear(self) -> None: ...
+
+    def watch_ends(self) -> None: ...
+
+    def bound(self) -> list[UdpSocket]:
+        return self._found
+
+
+def test_a_bind_of_which_nothing_more_was_told_is_looked_for(
+    tmp_path: Path, sockets: ExitStack, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poller = cast(Any, SimpleNamespace(watch=lambda *_: None, change=lambda *_: None, forget=lambda *_: None))
+    table = cast(Any, SimpleNamespace(services=lambda *_: []))
+    shared, nothing = Sharing(str(tmp_path)), cast(Any, None)
+    bound = Bound(poller, table, str(tmp_path), nothing, shared, nothing)
+    one, two = (program(sockets, str(number)) for number in range(2))
+    connected = [UdpSocket(port, bytes(4), port, False, True) for port in (40000, 40001)]
+    cast(Any, one).diag, cast(Any, two).diag = Diag(*connected), Diag()
+    for each in (one, two):
+        shared.attach(each)
+        bound.attach(each)
+    assert bound.timeout() is None
+    for port in (40000, 5000):
+        shared.announce(one, port)
+    assert ports(shared, two) == {40000, 5000}
+    [moment] = shared.moments()
+    assert bound.timeout() is not None
+    monkeypatch.setattr("appswitch.relay.bound.time.monotonic", lambda: moment + 1)
+    bound.expire()
+    assert ports(shared, two) == {40000}  # which has been bound; 5000 has not, and 40001 is the kernel's choice
+    assert bound.timeout() is None
+    bound.close()

@@ -2,8 +2,8 @@
 
 Programs of this host are asked whenever a conversation begins (`datagrams`), so that nothing depends on the rows being
 up to date. A worker tells of each bind(2), at `udp.sock`; the kernel of each socket that is destroyed. What is bound
-is then read anew: there is no timer, but for a program that changes so much that it must wait its turn, and for
-rules that could not be set (`sharing`).
+is then read anew: there is no timer, but for a program that changes so much that it must wait its turn, and for what
+was lost or has failed (`sharing`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -86,8 +86,8 @@ class Bound:
             self._by_id[int(program.id)] = program
             self._look(program)
 
-    def _look(self, program: Program) -> None:
-        self._read(program)
+    def _look(self, program: Program, by_number: Collection[int] = ()) -> None:
+        self._read(program, by_number)
         # What one has bound that was alone until now may not have been looked at; it did not wait for that.
         other = self._sharing.only_other(program)
         if other in self._due:
@@ -122,8 +122,8 @@ class Bound:
     def expire(self) -> None:
         """Read what is due."""
         now = time.monotonic()
-        for program in self._sharing.overdue(now):
-            self._look(program)
+        for program, ports in self._sharing.overdue(now).items():
+            self._look(program, ports)
         if self._due:
             for program in [program for program, due in self._due.items() if due <= now]:
                 self._read(program)
@@ -165,7 +165,8 @@ class Bound:
         if program in self._watched and program.diag is not None:
             self._poller.change(program.diag.socket.fileno(), 0)
 
-    def _read(self, program: Program) -> None:
+    def _read(self, program: Program, by_number: Collection[int] = ()) -> None:
+        """`by_number`: ports that bind(2) may have named, which was not told."""
         diag = program.diag
         assert diag is not None
         began = time.monotonic()
@@ -173,6 +174,7 @@ class Bound:
         try:
             diag.hear()
             found = diag.bound()
+            self._named[program].update(item.cookie for item in found if item.port in by_number)
             self._enter(program, found)
             if program in self._watched:
                 self._poller.change(diag.socket.fileno(), select.EPOLLIN)

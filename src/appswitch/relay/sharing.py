@@ -57,7 +57,9 @@ class Sharing:
         self._taken: defaultdict[bytes, dict[Program, frozenset[Place]]] = defaultdict(dict)
         self._sockets: dict[Program, frozenset[Socket]] = {}
         #: Ports that are about to be bound, each with the moments when that was said; and those whose bind(2) is over.
-        self._announced: defaultdict[Program, dict[int, list[float]]] = defaultdict(dict)
+        self._announced: dict[Program, dict[int, list[float]]] = {}
+        #: When to look for those whose end was not told; None when there are none.
+        self._lost_at: float | None = None
         self._over: defaultdict[Program, list[int]] = defaultdict(list)
         self._shown: defaultdict[bytes, Shown[Program]] = defaultdict(Shown)
         self._capped: set[Program] = set()
@@ -133,9 +135,11 @@ class Sharing:
         now, began = time.monotonic(), time.thread_time()
         allowance = self._allowances.setdefault(program, Allowance(_AT_ONCE, _SHARE, now))
         if allowance.is_left(now):
-            said = self._announced[program].setdefault(port, [])
+            said = self._announced.setdefault(program, {}).setdefault(port, [])
             said.append(now)
             del said[:-_AT_A_TIME]
+            if self._lost_at is None:
+                self._lost_at = now + _LOST
             self._look(program)
             allowance.take(time.thread_time() - began)  # not what others took of the processor meanwhile
 
@@ -148,14 +152,16 @@ class Sharing:
         """These sockets have ports of the program's choice. Whether their ends are to be told, too."""
         if program not in self._rules or program.identity is None:
             return False
-        announced = self._announced[program]
+        announced = self._announced.get(program, {})
         for port in self._over.pop(program, ()):
-            if announced.get(port):
+            if port in announced:
                 announced[port].pop()
-        late = time.monotonic() - _LOST
-        for port, said in list(announced.items()):
-            if not said or said[-1] < late:
-                del announced[port]
+                if not announced[port]:
+                    del announced[port]
+        if not announced:
+            self._announced.pop(program, None)
+        if not self._announced:
+            self._lost_at = None
         self._sockets[program] = frozenset(sockets)
         self._look(program)  # which may be the end of its rules
         return bool(self._sockets.get(program)) and len(self._taken.get(program.identity.vip, ())) > 1
@@ -163,7 +169,7 @@ class Sharing:
     def _look(self, program: Program) -> None:
         assert program.identity is not None
         vip = program.identity.vip
-        announced = (Socket(ANY, port, True) for port in self._announced[program])
+        announced = (Socket(ANY, port, True) for port in self._announced.get(program, ()))
         found = oneself.places(vip, (*self._sockets[program], *announced))
         if found != self._taken[vip][program]:
             self._taken[vip][program] = found
@@ -221,17 +227,36 @@ class Sharing:
 
     def moments(self) -> list[float]:
         """When `overdue` must be called, on the monotonic clock; empty while nothing waits."""
-        return [moment for moment, _ in self._again.values()]
+        found = [moment for moment, _ in self._again.values()]
+        return found if self._lost_at is None else [*found, self._lost_at]
 
-    def overdue(self, now: float) -> list[Program]:
-        """Programs of which is to be told what is bound."""
-        found = []
+    def overdue(self, now: float) -> dict[Program, set[int]]:
+        """Programs of which is to be told what is bound; each with ports whose bind(2) may have been made unheard."""
+        found = self._lost(now)
         for program, (moment, rules) in list(self._again.items()):
             if moment <= now:
                 del self._again[program]
                 rules.clear()
                 self._enter(program, rules)
-                found.append(program)
+                found.setdefault(program, set())
+        return found
+
+    def _lost(self, now: float) -> dict[Program, set[int]]:
+        """Have those over of which it was not told: the port would be led to a program that has it not."""
+        found: dict[Program, set[int]] = {}
+        if self._lost_at is None or self._lost_at > now:
+            return found
+        self._lost_at = None
+        for program, announced in list(self._announced.items()):
+            for port, said in list(announced.items()):
+                until = said[-1] + _LOST
+                if until <= now:
+                    del announced[port]
+                    found.setdefault(program, set()).add(port)
+                elif self._lost_at is None or until < self._lost_at:
+                    self._lost_at = until
+            if not announced:
+                del self._announced[program]
         return found
 
     # ---- conversations ----
