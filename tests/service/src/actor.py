@@ -308,9 +308,10 @@ def after_exec(sock):
 
 
 def reset():
-    """Forget what was assigned since the start; sockets that nobody else has are closed."""
-    for name in set(globals()) - _AT_START:
+    """Be as at the start: what was assigned since is forgotten, and sockets that nobody else has are closed."""
+    for name in globals().keys() - _AT_START.keys() - {"_AT_START"}:
         del globals()[name]
+    globals().update(_AT_START)
 
 
 def obey(code, names):
@@ -341,7 +342,7 @@ def main():
         sys.stdout.flush()
 
 
-_AT_START = {*globals(), "_AT_START"}
+_AT_START = dict(globals())
 
 if __name__ == "__main__":
     main()
