@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -21,8 +22,10 @@ from support.switch import Switch, open_switches
 _HOST_FILES = ("/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/hosts")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Make the suite depend neither on how it was started nor on how fast the machine is."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # by the number of tests alone: pytest_collection_modifyitems does more
     # Programs inherit ignored signals, which a shell sets for jobs in the background (`nohup`, `&`): begin anew.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGHUP, signal.SIGQUIT):
@@ -34,6 +37,35 @@ def pytest_configure() -> None:
     slow = [hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=slow)
     hypothesis.settings.load_profile("suite")
+
+
+#: Files of few tests that take long, the longest first. Begun last they would leave the other processes without work.
+_LONG = (
+    "compat/test_quick.py",
+    "hosts/test_hosts_serf.py",
+    "gossip/test_gossip_serf.py",
+    "service/test_service_upgrade.py",
+    "hosts/test_hosts_apart.py",
+    "hosts/test_hosts_keys.py",
+    "hosts/test_hosts_figure1.py",
+    "gossip/test_gossip_alertmanager.py",
+    "hosts/test_hosts_adversity.py",
+    "service/test_service_kills.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a process of several: the long files first, then those of the most tests."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    counts = Counter(item.path for item in items)
+
+    def place(item: pytest.Item) -> tuple[int, int, str]:
+        path = item.path.as_posix()
+        long = next((place for place, name in enumerate(_LONG) if path.endswith("/" + name)), len(_LONG))
+        return long, -counts[item.path], path
+
+    items.sort(key=place)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
