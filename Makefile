@@ -26,6 +26,7 @@ help: ## Show this list
 	@awk -F ': .*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # What Python has compiled is kept by who may write here alone; all others who run it would compile it at each start.
+# Who may not write goes on without.
 venv: $(INSTALLED) ## Make .venv with .venv/bin/appswitch
 	@$(PYTHON) -m compileall -q src >/dev/null || true
 

@@ -62,7 +62,7 @@ def _continued(row: Sequence[str], widths: Sequence[int], width: int) -> str:
     start = sum(widths[:-1]) + 2 * len(front)
     wrap = partial(textwrap.wrap, break_long_words=False, break_on_hyphens=False)  # paths stay whole
     if width - start >= _LEAST_FOR_TEXT:
-        first, *others = wrap(last, width - start)
+        first, *others = wrap(last, width - start) or [""]
         return "\n".join([_aligned([*front, first], widths), *(" " * start + line for line in others)])
     lines = wrap(last, max(width - _INDENT, _LEAST_FOR_TEXT))
     return "\n".join([_aligned(front, widths[:-1]), *(" " * _INDENT + line for line in lines)])
